@@ -328,6 +328,9 @@ class Snapshot:
     report: Optional[ActionReport] = None  # running, or finished since the last cycle
     stopping: bool = False  # the agent was told to stop: publish AgentStopped
     publish_failed_for: Optional[float] = None  # seconds since our slot was last written; None: it is fresh
+    fencing: str = ""  # the kill path: empty, `killing`, or `stuck` (the process survived)
+    storage_problem: str = ""  # the broker's named state of the volume, empty when reads and writes work
+    overwritten: bool = False  # somebody else wrote our slot since our last write
 
 
 # --- what outlives a cycle ------------------------------------------------------------------------------------------
