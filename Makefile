@@ -1,0 +1,32 @@
+# Two commands matter: `make lab` and `make check`. Both install what is missing first, and say what.
+PYTHON = /usr/bin/python3
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help install check fast lab lab-down clean
+
+help:
+	@echo "make lab       three hosts on this machine: the engine is killed and comes back; they stay up"
+	@echo "make lab-down  remove the lab"
+	@echo "make check     everything CI runs"
+	@echo "make fast      the part of it that needs no lab (about a minute)"
+	@echo "make clean     remove what these commands made in this directory"
+
+install:
+	@scripts/install-packages
+	@scripts/make-venv .venv dev $(PYTHON)
+
+check: install
+	@$(SUDO) scripts/check
+
+fast: install
+	@scripts/check fast
+
+lab: install
+	@scripts/lab-tour
+
+lab-down:
+	@if [ -x .venv/bin/he-lab ]; then $(SUDO) .venv/bin/he-lab down; fi
+
+clean: lab-down
+	rm -rf .venv .venv39 .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info
+	find ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +

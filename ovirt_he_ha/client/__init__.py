@@ -1,0 +1,1 @@
+"""The way to the broker for the agent, the command line and other programs."""
