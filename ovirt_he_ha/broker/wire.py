@@ -28,11 +28,11 @@ class WireError(Exception):
 class _Marshaller(xmlrpc.client.Marshaller):
     """Integers outside of 32 bits go out as ``i8``, as the field's clients send and accept them."""
 
-    dispatch = dict(xmlrpc.client.Marshaller.dispatch)  # noqa: RUF012 - as its base class declares it
+    dispatch: Any = dict(xmlrpc.client.Marshaller.dispatch)  # noqa: RUF012 - as its base class declares it
 
     def dump_int(self, value: int, write: Writer) -> None:
         if not -_I8 <= value < _I8:
-            raise WireError(f"integer {value:.3e} does not fit 64 bits")
+            raise WireError("integer does not fit 64 bits")
         tag = "int" if -xmlrpc.client.MAXINT <= value <= xmlrpc.client.MAXINT else "i8"
         write(f"<value><{tag}>{value}</{tag}></value>\n")
 
@@ -40,7 +40,7 @@ class _Marshaller(xmlrpc.client.Marshaller):
 
 
 class _Unmarshaller(xmlrpc.client.Unmarshaller):
-    dispatch = {  # noqa: RUF012 - as its base class declares it
+    dispatch: Any = {  # noqa: RUF012 - as its base class declares it
         tag: end
         for tag, end in xmlrpc.client.Unmarshaller.dispatch.items()
         if tag not in ("bigdecimal", "biginteger", "dateTime.iso8601")
@@ -73,6 +73,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.target = _Unmarshaller(use_builtin_types=True)
+        self.target.xml(None, None)  # expat hands out decoded text
         self._depth = 0
         self._parser = expat.ParserCreate(None, None)
         self._parser.StartElementHandler = self._start
