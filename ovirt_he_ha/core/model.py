@@ -84,6 +84,20 @@ class Exit(str, Enum):
 
 
 @dataclass(frozen=True)
+class GuestCounters:
+    """Cumulative counters of the copy of the VM that runs here, read at ``at`` (product seconds, monotonic).
+
+    Only differences between two readings of the same copy mean anything. ``cpu_seconds``: CPU time used by all threads, in
+    wall seconds, not product seconds. ``block_requests``: reads, writes and flushes of all its disks; None when they could
+    not be read.
+    """
+
+    at: float
+    cpu_seconds: Optional[float] = None
+    block_requests: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class EngineFacts:
     """The engine VM as this host's libvirt sees it; finer than what is published.
 
@@ -108,6 +122,7 @@ class EngineFacts:
     lease_defined: Optional[bool] = None
     incoming: bool = False  # a migration into this host is under way
     outgoing: bool = False  # a migration out of this host is under way
+    counters: Optional[GuestCounters] = None  # raw; the broker's engine monitor derives ``stalled_for`` from them
 
 
 # --- slots ---------------------------------------------------------------------------------------------------
