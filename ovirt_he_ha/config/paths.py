@@ -1,0 +1,40 @@
+"""Where everything lies on a host. One root for all of it, so that a lab host or a test has a tree of its own."""
+
+import os
+from pathlib import Path
+from typing import Mapping, Optional, Union
+
+
+class HostPaths:
+    """The paths of one host. ``root`` is ``/`` on a real one; the lab and the tests give a directory of their own."""
+
+    def __init__(self, root: Union[str, Path] = "/") -> None:
+        self.root = Path(root)
+        etc = self.root / "etc"
+        self.hosted_engine_conf = etc / "ovirt-hosted-engine" / "hosted-engine.conf"
+        self.answers_conf = etc / "ovirt-hosted-engine" / "answers.conf"
+        self.config_dir = etc / "ovirt-hosted-engine-ha"
+        self.agent_conf = self.config_dir / "agent.conf"
+        self.agent_log_conf = self.config_dir / "agent-log.conf"
+        self.broker_log_conf = self.config_dir / "broker-log.conf"
+        self.notifications_dir = self.config_dir / "notifications"
+        self.state_dir = self.root / "var" / "lib" / "ovirt-hosted-engine-ha"
+        self.ha_conf = self.state_dir / "ha.conf"
+        self.broker_conf = self.state_dir / "broker.conf"
+        self.agent_state = self.state_dir / "agent-state.json"
+        # /var/run is a link to /run on every distribution we run on: the socket's path is the one that peers' tools
+        # know.
+        self.run_dir = self.root / "run" / "ovirt-hosted-engine-ha"
+        self.broker_socket = self.run_dir / "broker.socket"
+        self.vm_conf = self.run_dir / "vm.conf"
+        self.vm_conf_fallback = self.run_dir / "vm.conf.fallback"
+        self.log_dir = self.root / "var" / "log" / "ovirt-hosted-engine-ha"
+
+    @classmethod
+    def from_env(cls, environ: Optional[Mapping[str, str]] = None) -> "HostPaths":
+        """The root named by OVIRT_HE_ROOT; ``/`` when it is unset or empty."""
+        source = os.environ if environ is None else environ
+        return cls(source.get("OVIRT_HE_ROOT") or "/")
+
+    def __repr__(self) -> str:
+        return f"HostPaths({str(self.root)!r})"
