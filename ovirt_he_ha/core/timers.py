@@ -43,8 +43,8 @@ class Timers:
     supervise_restart: float = _row(2.0, 0.0, 5.0)
 
     # --- the shared volume ----------------------------------------------------------------------------------------
-    # A host whose slot has not changed for this long is not alive. Shorter: a slow cycle reads as a dead host. Longer: a
-    # dead host is waited for (sanlock's 140 s count beside it, and only where the lease was its own).
+    # A host whose slot has not changed for this long is not alive. Shorter: a slow cycle reads as a dead host. Longer:
+    # a dead host is waited for (sanlock's 140 s count beside it, and only where the lease was its own).
     liveness_limit: float = _row(60.0, 30.0, 120.0)
     # Slots are read this often while the engine is well, ...
     slot_read_well: float = _row(10.0, 1.0, 15.0)
@@ -54,6 +54,8 @@ class Timers:
     full_scan: float = _row(600.0, 60.0, 3600.0)
     # Reading or writing one slot. Overdue: storage counts as lost for this cycle and the worker is abandoned.
     io_deadline: float = _row(5.0, 1.0, 10.0)
+    # Slots and sanlock's host list older than this are no ground for a start: two reads missed and a third overdue.
+    facts_stale: float = _row(25.0, 5.0, 60.0)
 
     # --- leases ---------------------------------------------------------------------------------------------------
     # sanlock's host list while waiting for a dead owner: the start comes at most this late after DEAD.
@@ -73,6 +75,8 @@ class Timers:
     # One round of five probes, 0.5 s apart.
     network_round: float = _row(10.0, 3.0, 15.0)
     probe_timeout: float = _row(2.0, 0.5, 5.0)
+    # The score sees the mean CPU load over this long, as upstream: a burst of a minute costs 1/15 of the penalty.
+    load_history: float = _row(900.0, 60.0, 3600.0)
 
     # --- starting -------------------------------------------------------------------------------------------------
     # No eligible live host for so long: a host at score 0 starts by rank. Longer than liveness, so that a peer that
@@ -104,8 +108,8 @@ class Timers:
     crash_backoff: Tuple[float, ...] = _row((30.0, 60.0, 120.0, 300.0), 1.0, 3600.0)
     # Healthy for so long: crashes and back-off are forgotten.
     healthy_reset: float = _row(600.0, 60.0, 3600.0)
-    # `up` stays published for so long after a crash: upstream peers start at once when they read `down`. Longer than 5 s
-    # would hide a dead VM from them for a whole cycle.
+    # `up` stays published for so long after a crash: upstream peers start at once when they read `down`. Longer than
+    # 5 s would hide a dead VM from them for a whole cycle.
     down_hold: float = _row(5.0, 0.0, 5.0)
 
     # --- a hung engine --------------------------------------------------------------------------------------------
@@ -184,6 +188,8 @@ _RULES: Tuple[_Rule, ...] = (
     # A part is not longer than the whole.
     ("rpc_deadline <= collect_deadline", lambda t: t.rpc_deadline <= t.collect_deadline),
     ("io_deadline < slot_read_well", lambda t: t.io_deadline < t.slot_read_well),
+    ("slot_read_well + io_deadline < facts_stale", lambda t: t.slot_read_well + t.io_deadline < t.facts_stale),
+    ("facts_stale < liveness_limit", lambda t: t.facts_stale < t.liveness_limit),
     ("slot_read_alert <= slot_read_well", lambda t: t.slot_read_alert <= t.slot_read_well),
     ("slot_read_well < full_scan", lambda t: t.slot_read_well < t.full_scan),
     ("lease_poll <= owner_audit", lambda t: t.lease_poll <= t.owner_audit),
@@ -231,7 +237,7 @@ def announced_bounds(io_timeout: int = 10, watchdog: int = 60) -> Mapping[str, f
 
     Where the lease of a dead owner must run out, sanlock bounds it from below by ``8 * io_timeout + watchdog``;
     ``10 * io_timeout + watchdog + 2`` (162 s at the default) was above every takeover measured. A drill allows 5 s more
-    for the start itself. ``cold``: all hosts power on at once; joining a lockspace takes ``2 * io_timeout`` and a second.
+    for the start itself. ``cold``: all hosts power on at once; a join takes ``2 * io_timeout`` and a second.
     """
     takeover = 10.0 * io_timeout + watchdog + 2.0
     return {

@@ -32,6 +32,8 @@ def test_an_empty_sequence_is_out_of_range():
         ({"publish_keepalive": 15.0, "cycle": 5.0}, "publish_keepalive <= cycle"),
         ({"rpc_deadline": 6.0}, "rpc_deadline <= collect_deadline"),
         ({"io_deadline": 10.0}, "io_deadline < slot_read_well"),
+        ({"facts_stale": 15.0}, "slot_read_well + io_deadline < facts_stale"),
+        ({"facts_stale": 60.0}, "facts_stale < liveness_limit"),
         ({"slot_read_alert": 8.0, "slot_read_well": 7.0}, "slot_read_alert <= slot_read_well"),
         ({"lease_poll": 2.0, "owner_audit": 1.0}, "lease_poll <= owner_audit"),
         ({"crash_backoff": (60.0, 30.0)}, "crash_backoff never"),
