@@ -1,1 +1,1 @@
-"""A cluster of real daemons on one machine: namespaces, libvirtd, sanlock, a stand-in appliance, drills, an observer."""
+"""A cluster of real daemons on one machine: hosts in namespaces, a stand-in appliance, drills, an observer."""

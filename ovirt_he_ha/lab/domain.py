@@ -1,0 +1,120 @@
+"""The lab's storage domain and each host's configuration files: what deploy writes on real hosts."""
+
+import os
+from pathlib import Path
+from typing import Dict
+
+from ovirt_he_ha import __version__
+from ovirt_he_ha.lab import definition
+from ovirt_he_ha.lab.layout import BRIDGE, DAEMON_GID, DAEMON_UID, ENGINE_FQDN, Lab, LabHost, Volumes
+from ovirt_he_ha.lab.network import run
+
+MIB = 1024 * 1024
+DISK_SIZE = 64 * MIB
+LOCKSPACE = "hosted-engine"
+BLANK_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+def create(lab: Lab) -> None:
+    """A new domain with every volume of a cluster; sparse files, owned by vdsm:kvm."""
+    ids = lab.identity
+    domain = lab.storage / ids.domain
+    (domain / "dom_md").mkdir(parents=True)
+    _file(domain / "dom_md" / "ids", MIB)
+    _file(_made(lab, ids.disk), DISK_SIZE)
+    _file(lab.lease_path, MIB)
+    _file(_made(lab, ids.metadata), 128 * MIB)
+    _file(_made(lab, ids.lockspace), MIB)
+    _file(_made(lab, ids.configuration), MIB)
+    write_lease_areas(lab)
+    own(lab.storage)
+
+
+def write_lease_areas(lab: Lab) -> None:
+    ids = lab.identity
+    own_ids = lab.storage / ids.domain / "dom_md" / "ids"
+    for name, path in ((ids.domain, own_ids), (LOCKSPACE, lab.volume_path(ids.lockspace))):
+        run(["sanlock", "direct", "init", "-s", f"{name}:0:{path}:0"])
+    run(["sanlock", "direct", "init", "-r", f"{ids.domain}:{ids.disk.volume}:{lab.lease_path}:0"])
+
+
+def _made(lab: Lab, volumes: Volumes) -> Path:
+    path = lab.volume_path(volumes)
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def _file(path: Path, size: int) -> None:
+    with open(path, "xb") as stream:
+        stream.truncate(size)
+    path.chmod(0o660)
+
+
+def own(directory: Path) -> None:
+    for base, _, names in os.walk(directory):
+        os.chown(base, DAEMON_UID, DAEMON_GID)
+        for name in names:
+            os.chown(os.path.join(base, name), DAEMON_UID, DAEMON_GID)
+
+
+def shared_configuration(lab: Lab) -> Dict[str, str]:
+    """Keys of hosted-engine.conf that are equal on all hosts."""
+    ids = lab.identity
+    return {
+        "fqdn": ENGINE_FQDN,
+        "vmid": ids.vm,
+        "vm_disk_id": ids.disk.image,
+        "vm_disk_vol_id": ids.disk.volume,
+        "configured": "True",
+        "conf": "/var/run/ovirt-hosted-engine-ha/vm.conf",
+        "domainType": "local",
+        "storage": str(lab.storage),
+        "sdUUID": ids.domain,
+        "spUUID": BLANK_UUID,
+        "connectionUUID": ids.connection,
+        "metadata_image_UUID": ids.metadata.image,
+        "metadata_volume_UUID": ids.metadata.volume,
+        "lockspace_image_UUID": ids.lockspace.image,
+        "lockspace_volume_UUID": ids.lockspace.volume,
+        "conf_image_UUID": ids.configuration.image,
+        "conf_volume_UUID": ids.configuration.volume,
+        "gateway": lab.gateway,
+        "bridge": BRIDGE,
+        "network_test": "ping",
+        "console": "vnc",
+    }
+
+
+def archive_members(lab: Lab) -> Dict[str, bytes]:
+    texts = {
+        "version": __version__,
+        "fhanswers.conf": "[environment:default]\n",
+        "hosted-engine.conf": _lines(shared_configuration(lab)),
+        "broker.conf": "[email]\nsmtp-server=localhost\n[notify]\nstate_transition=\n",
+        "vm.conf": definition.vm_conf(lab),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def write_host_files(host: LabHost) -> None:
+    """Below the root that the host's daemons are given."""
+    root = host.product_root
+    config = root / "etc" / "ovirt-hosted-engine"
+    config.mkdir(parents=True)
+    text = _lines({**shared_configuration(host.lab), "host_id": str(host.host_id)})
+    (config / "hosted-engine.conf").write_text(text)
+    own_config = root / "etc" / "ovirt-hosted-engine-ha"
+    own_config.mkdir()
+    (own_config / "agent.conf").write_text(agent_conf(host))
+    for made in ("var/lib/ovirt-hosted-engine-ha", "var/log/ovirt-hosted-engine-ha", "run"):
+        (root / made).mkdir(parents=True)
+    own(root / "var")
+
+
+def agent_conf(host: LabHost) -> str:
+    """Unfenced is allowed while the lab's sanlock runs without a watchdog daemon."""
+    return f"[migration]\naddress={host.second_address}\n[fencing]\nallow-unfenced=yes\n"
+
+
+def _lines(values: Dict[str, str]) -> str:
+    return "".join(f"{key}={value}\n" for key, value in values.items())

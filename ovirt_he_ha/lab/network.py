@@ -1,0 +1,125 @@
+"""The lab's networks. All of them live in namespaces; of the machine's own only the routes are read."""
+
+import ipaddress
+import json
+import subprocess
+from typing import Iterable, List, Sequence, Tuple
+
+from ovirt_he_ha.lab.layout import BRIDGE, Lab, LabError, LabHost
+
+FABRIC_BRIDGES = ("mgmt0", "second0")
+
+
+class NoFreeSubnet(LabError):
+    def __init__(self) -> None:
+        super().__init__("Every network the lab would choose is in use here: name one with --subnet A.B.C.0/24.")
+
+
+class BadSubnet(LabError):
+    def __init__(self, subnet: str, why: str) -> None:
+        super().__init__(
+            f"--subnet {subnet}: {why}. Expected a network such as 10.77.0.0/24; the next /24 is taken too."
+        )
+
+
+class CommandFailed(LabError):
+    def __init__(self, argv: Sequence[str], detail: str) -> None:
+        super().__init__(f"`{' '.join(argv)}` failed: {detail.strip()}")
+
+
+def run(argv: Sequence[str], stdin: str = "") -> str:
+    """Run to the end; raises CommandFailed with its last words."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandFailed(argv, done.stderr or done.stdout or f"exit code {done.returncode}")
+    return done.stdout
+
+
+def machine_networks() -> List[ipaddress.IPv4Network]:
+    """What this machine can reach by a route of its own, the default route left out."""
+    routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]) or "[]")
+    return _parse(str(route.get("dst", "")) for route in routes)
+
+
+def _parse(texts: Iterable[str]) -> List[ipaddress.IPv4Network]:
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.IPv4Network(text, strict=False))
+        except ValueError:
+            continue  # "default" and the like
+    return found
+
+
+def pair(subnet: str) -> Tuple[ipaddress.IPv4Network, ipaddress.IPv4Network]:
+    """Management and second network for a given management /24. Raises BadSubnet."""
+    try:
+        first = ipaddress.IPv4Network(subnet)
+        second = ipaddress.IPv4Network((int(first.network_address) + 256, 24))
+    except ValueError as e:
+        raise BadSubnet(subnet, str(e)) from e
+    if first.prefixlen != 24:
+        raise BadSubnet(subnet, f"a /{first.prefixlen}")
+    return first, second
+
+
+def choose(subnet: str, taken: Sequence[ipaddress.IPv4Network]) -> Tuple[str, str]:
+    """The two networks as text: the one asked for, else the first pair that meets no route of this machine, so that
+    nobody mistakes a lab address for a real one (inside the namespaces they could not clash anyway)."""
+    if subnet:
+        first, second = pair(subnet)
+        return str(first), str(second)
+    for third in range(0, 254, 2):
+        first, second = pair(f"10.77.{third}.0/24")
+        if not any(net.overlaps(first) or net.overlaps(second) for net in taken):
+            return str(first), str(second)
+    raise NoFreeSubnet()
+
+
+def fabric_commands(lab: Lab) -> List[str]:
+    """Both switches; the management one carries the gateway that the hosts' network test pings."""
+    mgmt, second = FABRIC_BRIDGES
+    return [
+        "link set lo up",
+        f"link add {mgmt} type bridge",
+        f"link set {mgmt} address 02:4e:ff:00:00:01 up",
+        f"addr add {lab.gateway}/24 dev {mgmt}",
+        f"link add {second} type bridge",
+        f"link set {second} up",
+    ]
+
+
+def plug_commands(host: LabHost, pid: int) -> List[str]:
+    """Cables from the switches into the network namespace of ``pid``; they vanish with that namespace."""
+    commands = []
+    for number, bridge in enumerate(FABRIC_BRIDGES):
+        port = port_name(host, number)
+        commands += [
+            f"link add {port} type veth peer name eth{number} address {host.mac(number)} netns {pid}",
+            f"link set {port} master {bridge} up",
+        ]
+    return commands
+
+
+def port_name(host: LabHost, network: int) -> str:
+    """The switch's end of a host's cable: 0 management, 1 second."""
+    return f"{host.name}-{network}"
+
+
+def host_commands(host: LabHost) -> List[str]:
+    return [
+        "link set lo up",
+        f"link add {BRIDGE} type bridge",
+        f"link set {BRIDGE} address {host.mac(0)}",
+        f"link set eth0 master {BRIDGE} up",
+        f"link set {BRIDGE} up",
+        f"addr add {host.address}/24 dev {BRIDGE}",
+        f"route add default via {host.lab.gateway}",
+        f"addr add {host.second_address}/24 dev eth1",
+        "link set eth1 up",
+    ]
+
+
+def batch(commands: Sequence[str]) -> None:
+    """Run ``ip`` commands in the caller's network namespace, all or an error."""
+    run(["ip", "-batch", "-"], "\n".join(commands) + "\n")

@@ -1,0 +1,173 @@
+"""The processes of one host: command lines, environments, and the files that configure libvirtd and sanlock."""
+
+import glob
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Mapping, Tuple
+
+from ovirt_he_ha.lab.layout import DAEMON_GID, DAEMON_UID, LIBVIRT_TCP_PORT, QEMU_UID, LabError, LabHost
+
+INSIDE = Path("/run/he-lab")  # in a host: what its processes need of the lab
+VENV = INSIDE / "venv"
+COMMANDS = INSIDE / "bin"
+SANLOCK_RUN = "/run/sanlock"
+SANLOCK_SOCKET = Path(SANLOCK_RUN) / "sanlock.sock"
+LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
+FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib64/faketime/libfaketimeMT.so.1")
+RESTART_DELAY = 2.0  # wall seconds, as the units do
+
+
+class NoFaketime(LabError):
+    def __init__(self) -> None:
+        super().__init__("libfaketimeMT.so.1 is missing (package faketime): install it, or use --time-scale 1.")
+
+
+@dataclass(frozen=True)
+class Service:
+    """One supervised process. ``optional``: not a part of a host without our daemons."""
+
+    name: str
+    argv: Tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def faketime_library() -> str:
+    for pattern in FAKETIME:
+        for path in sorted(glob.glob(pattern)):
+            return path
+    raise NoFaketime()
+
+
+def environment(host: LabHost) -> Dict[str, str]:
+    """What every process of the host gets, `he-lab exec` included."""
+    env = {
+        "PATH": f"{COMMANDS}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": "/run",
+        "PYTHONPATH": str(host.lab.source),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OVIRT_HE_ROOT": str(host.product_root),
+        "HE_TIME_SCALE": f"{host.lab.scale:g}",
+        "SANLOCK_RUN_DIR": SANLOCK_RUN,
+        "SANLOCK_PRIVILEGED": "0",
+    }
+    for name in ("COVERAGE_PROCESS_START", "HE_COVERAGE_DIR"):
+        if name in os.environ:
+            env[name] = os.environ[name]
+    return env
+
+
+def python(host: LabHost) -> str:
+    return str(VENV / "bin" / "python") if host.lab.venv else host.lab.interpreter
+
+
+def clocked(host: LabHost) -> Dict[str, str]:
+    """Environment of a process whose time runs ``scale`` times faster. Everything of a host that shares one fake
+    clock must start under one wrapper once there is more than sanlock: with a bare preload each process counts from
+    its own start."""
+    if host.lab.scale == 1:
+        return {}
+    return {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+0 x{host.lab.scale:g}"}
+
+
+def daemon(host: LabHost, module: str, capability: str) -> Tuple[str, ...]:
+    """Our daemon as vdsm:kvm with the one capability its unit gives it."""
+    return (
+        "setpriv",
+        f"--reuid={DAEMON_UID}",
+        f"--regid={DAEMON_GID}",
+        "--clear-groups",
+        f"--inh-caps=-all,+{capability}",
+        f"--ambient-caps=-all,+{capability}",
+        f"--bounding-set=-all,+{capability}",
+        "--",
+        python(host),
+        "-m",
+        module,
+    )
+
+
+def services(host: LabHost) -> List[Service]:
+    """In the order in which they are started. The watchdog daemon will come before sanlock, which then gets ``-w
+    1``."""
+    sanlock = ("/usr/sbin/sanlock", "daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-L", "-1", "-S", "-1")
+    found = [
+        Service("sanlock", (*sanlock, "-U", "root", "-G", "kvm", "-e", host.hostname), clocked(host)),
+        Service("libvirtd", ("/usr/sbin/libvirtd", "--listen", "--pid-file", "/run/libvirtd.pid")),
+    ]
+    if host.lab.daemons:
+        found += [
+            Service("broker", daemon(host, "ovirt_he_ha.broker.service", "net_raw")),
+            Service("agent", daemon(host, "ovirt_he_ha.agent.service", "kill")),
+        ]
+    return found
+
+
+LIBVIRTD_CONF = """\
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
+tcp_port = "{port}"
+listen_addr = "{address}"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+unix_sock_group = "kvm"
+unix_sock_rw_perms = "0770"
+host_uuid = "{uuid}"
+log_outputs = "2:stderr"
+"""
+
+QEMU_CONF = f"""\
+user = "+{QEMU_UID}"
+group = "+{DAEMON_GID}"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+cgroup_controllers = [ ]
+namespaces = [ ]
+stdio_handler = "file"
+migration_address = "0.0.0.0"
+seccomp_sandbox = 0
+lock_manager = "sanlock"
+"""
+
+QEMU_SANLOCK_CONF = """\
+auto_disk_leases = 0
+host_id = {host_id}
+require_lease_for_disks = 0
+io_timeout = 0
+user = "root"
+group = "root"
+"""
+
+
+def libvirt_files(host: LabHost, host_uuid: str) -> Dict[str, str]:
+    """Files below the host's /etc/libvirt. The TCP listener answers on the second network only; it is for migration."""
+    return {
+        "libvirtd.conf": LIBVIRTD_CONF.format(port=LIBVIRT_TCP_PORT, address=host.second_address, uuid=host_uuid),
+        "qemu.conf": QEMU_CONF,
+        "qemu-sanlock.conf": QEMU_SANLOCK_CONF.format(host_id=host.host_id),
+    }
+
+
+def etc_files(hosts: List[LabHost], group: str, passwd: str, fqdn: str, engine_address: str) -> Dict[str, str]:
+    """The lab's view of three files of /etc: the daemons' users by oVirt's numbers, and every name of the lab.
+    ``group`` and ``passwd`` are this machine's; an entry of the same name or number gives way."""
+    names = ["127.0.0.1 localhost", f"{engine_address} {fqdn}"]
+    names += [f"{host.address} {host.hostname} {host.name}" for host in hosts]
+    return {
+        "group": _replaced(group, {"kvm": f"kvm:x:{DAEMON_GID}:"}),
+        "passwd": _replaced(passwd, {"vdsm": f"vdsm:x:{DAEMON_UID}:{DAEMON_GID}::/:/sbin/nologin"}),
+        "hosts": "\n".join(names) + "\n",
+    }
+
+
+def _replaced(text: str, entries: Mapping[str, str]) -> str:
+    numbers = {line.split(":")[2] for line in entries.values()}
+    kept = []
+    for line in text.splitlines():
+        words = line.split(":")
+        if len(words) > 2 and words[0] not in entries and words[2] not in numbers:
+            kept.append(line)
+    return "\n".join([*kept, *entries.values()]) + "\n"

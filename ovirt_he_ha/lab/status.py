@@ -1,0 +1,72 @@
+"""What the lab looks like at this moment, for people and for programs."""
+
+import time
+from typing import Any, Dict, List
+
+from ovirt_he_ha.lab import cluster, control, process
+from ovirt_he_ha.lab.layout import Lab, LabHost
+from ovirt_he_ha.lab.testimony import Witness
+
+
+def gather(lab: Lab) -> Dict[str, Any]:
+    """Raises LabError when the lab does not answer."""
+    on = set(control.call(lab.control, "status", deadline=10)["on"])
+    world = Witness(lab.observations).world
+    return {
+        "directory": lab.directory,
+        "time_scale": lab.scale,
+        "hosts": [_host(lab.host(host_id), host_id in on) for host_id in lab.host_ids],
+        "engine": {
+            "address": lab.engine_address,
+            "healthy": bool(world.healthy),
+            "running_on": world.hosts_running(),
+            "lease_owner": world.owner,
+            "observed_ago": round(time.monotonic() - world.at, 1),
+        },
+    }
+
+
+def _host(host: LabHost, powered: bool) -> Dict[str, Any]:
+    found: Dict[str, Any] = {
+        "id": host.host_id,
+        "name": host.hostname,
+        "address": host.address,
+        "power": "on" if powered else "off",
+        "services": {},
+        "engine": False,
+    }
+    if powered:
+        try:
+            services = control.call(host.control, "status", deadline=5)
+        except control.Unreachable:
+            return {**found, "power": "starting"}
+        found["services"] = {
+            name: {"running": one["pid"] is not None, "starts": one["starts"], "last_exit": one["last_exit"]}
+            for name, one in services.items()
+        }
+        found["engine"] = bool(process.engines(host.lab.identity.vm, cluster.namespace(host)))
+    return found
+
+
+def render(status: Dict[str, Any]) -> str:
+    engine = status["engine"]
+    health = "healthy" if engine["healthy"] else "does not answer"
+    where = ", ".join(f"h{host_id}" for host_id in engine["running_on"]) or "no host"
+    owner = engine["lease_owner"]
+    lines = [
+        f"engine  {health} at {engine['address']}; runs on {where}; lease held by {f'h{owner}' if owner else 'nobody'}",
+        f"lab     {status['directory']}, {status['time_scale']:g} product seconds per second",
+    ]
+    lines += [_host_line(host) for host in status["hosts"]]
+    return "\n".join(lines)
+
+
+def _host_line(host: Dict[str, Any]) -> str:
+    words: List[str] = [f"h{host['id']}", host["address"], f"power {host['power']}"]
+    for name, service in host["services"].items():
+        restarts = service["starts"] - 1
+        state = "up" if service["running"] else "DOWN"
+        words.append(f"{name} {state}" + (f" ({restarts} restarts)" if restarts else ""))
+    if host["engine"]:
+        words.append("ENGINE")
+    return "  ".join(words)

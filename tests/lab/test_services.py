@@ -1,0 +1,49 @@
+"""The lab's view of /etc and the command lines of a host."""
+
+from pathlib import Path
+
+from ovirt_he_ha.lab.layout import Lab
+from ovirt_he_ha.lab.services import etc_files, libvirt_files, services
+
+LAB = Lab("/l", 2, 10.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "")
+
+
+def test_the_daemons_user_replaces_whoever_has_its_name_or_number() -> None:
+    files = etc_files(
+        [LAB.host(1)],
+        "root:x:0:\nkvm:x:108:me\nother:x:36:\n",
+        "root:x:0:0::/:/bin/sh\nx:x:36:9::/:/",
+        "e.lab",
+        "1.2.3.4",
+    )
+    assert files["group"].splitlines() == ["root:x:0:", "kvm:x:36:"]
+    assert files["passwd"].splitlines() == ["root:x:0:0::/:/bin/sh", "vdsm:x:36:36::/:/sbin/nologin"]
+    assert "1.2.3.4 e.lab" in files["hosts"].splitlines()
+    assert "10.9.0.1 h1.he.lab h1" in files["hosts"].splitlines()
+
+
+def test_daemons_run_unprivileged_with_one_capability() -> None:
+    found = {service.name: service.argv for service in services(LAB.host(2))}
+    assert list(found) == ["sanlock", "libvirtd", "broker", "agent"]
+    assert "--reuid=36" in found["broker"]
+    assert "--ambient-caps=-all,+net_raw" in found["broker"]
+    assert "--ambient-caps=-all,+kill" in found["agent"]
+    assert "--bounding-set=-all,+kill" in found["agent"]
+
+
+def test_sanlock_alone_is_accelerated() -> None:
+    for service in services(LAB.host(1)):
+        assert ("FAKETIME" in service.env) == (service.name == "sanlock")
+    real = Lab("/l", 1, 1.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "")
+    assert not any("FAKETIME" in service.env for service in services(real.host(1)))
+
+
+def test_without_daemons() -> None:
+    bare = Lab("/l", 1, 1.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "", daemons=False)
+    assert [service.name for service in services(bare.host(1))] == ["sanlock", "libvirtd"]
+
+
+def test_migration_listener_is_on_the_second_network_only() -> None:
+    text = libvirt_files(LAB.host(2), "u")["libvirtd.conf"]
+    assert 'listen_addr = "10.9.1.2"' in text.splitlines()
+    assert str(Path("/")) not in libvirt_files(LAB.host(2), "u")["qemu-sanlock.conf"]
