@@ -73,7 +73,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.target = _Unmarshaller(use_builtin_types=True)
-        self.target.xml(None, None)  # expat hands out decoded text
+        self.target.xml(None, None)  # type: ignore[arg-type]  # expat hands out decoded text
         self._depth = 0
         self._parser = expat.ParserCreate(None, None)
         self._parser.StartElementHandler = self._start

@@ -216,7 +216,7 @@ class BrokerLink:
     def get_stats(self) -> Dict[int, bytes]:
         """Slots by host id as they are on the volume; 0 is the global one."""
         answer = self._typed(self.call(protocol.GET_STATS), dict)
-        if not all(key.isdigit() and isinstance(value, bytes) for key, value in answer.items()):
+        if not all(key.isascii() and key.isdigit() and isinstance(value, bytes) for key, value in answer.items()):
             raise BrokerUnavailable(self.socket_path, "garbage", "get_stats: expected binary values by host id")
         return {int(key): value for key, value in answer.items()}
 
