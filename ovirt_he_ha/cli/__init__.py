@@ -1,0 +1,1 @@
+"""The command line: one module per family of verbs, imported only when one of its verbs is asked for."""

@@ -1,0 +1,48 @@
+"""Any exception as a refusal: what happened, and what to do next."""
+
+import os
+import re
+import sys
+import traceback
+
+from ovirt_he_ha.cli.request import Refusal
+from ovirt_he_ha.client.link import BrokerFault, BrokerUnavailable
+from ovirt_he_ha.config.text import ConfigError
+
+_BROKER_NEXT = {
+    "no-socket": "Is ovirt-ha-broker running? (systemctl status ovirt-ha-broker)",
+    "refused": "ovirt-ha-broker has ended; see its journal (journalctl -u ovirt-ha-broker)",
+    "not-allowed": "Run this as root or as the user vdsm",
+    "overdue": "ovirt-ha-broker is busy or stuck; see its journal (journalctl -u ovirt-ha-broker)",
+}
+
+
+def explain(error: Exception) -> Refusal:
+    """A Refusal as it is; the errors of the layers below with their next step; anything else named as a defect of
+    ours. With HOSTED_ENGINE_TRACE set the trace goes to standard error, for whoever reports it."""
+    if os.environ.get("HOSTED_ENGINE_TRACE"):
+        traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ConfigError):
+        return Refusal("configuration", str(error))
+    if isinstance(error, BrokerUnavailable):
+        hint = _BROKER_NEXT.get(error.code, "see its journal (journalctl -u ovirt-ha-broker)")
+        return Refusal("broker-" + error.code, f"{error}. {hint}")
+    if isinstance(error, BrokerFault):
+        return Refusal("broker-fault", str(error))
+    if isinstance(error, ImportError):
+        return Refusal("missing-module", f"{error}. README.md names the packages this program needs")
+    if isinstance(error, OSError):
+        return Refusal("system", str(error))
+    if type(error).__module__.startswith("ovirt_he_ha."):
+        return Refusal(_code(type(error).__name__), str(error))
+    return Refusal(
+        "internal",
+        f"internal error: {type(error).__name__}: {error}. This is a defect of ours; HOSTED_ENGINE_TRACE=1 shows where",
+    )
+
+
+def _code(name: str) -> str:
+    """``DomainProblem`` as ``domain-problem``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()

@@ -1,0 +1,137 @@
+"""Every verb, its options, its help: one table. Importing it costs nothing, so that ``--help`` and a typing error
+answer at once."""
+
+from typing import Dict, Mapping, NamedTuple, Tuple
+
+FLAG = ""  # an option without a value; any other text is what its value is called in the help
+
+
+class Verb(NamedTuple):
+    """``module`` of this package and ``function`` in it; ``options`` maps a name to FLAG or to the name of its
+    value."""
+
+    module: str
+    function: str
+    options: Mapping[str, str]
+    summary: str
+    details: str = ""
+
+
+VERBS: Dict[str, Verb] = {
+    "--vm-status": Verb(
+        "status",
+        "vm_status",
+        {"--json": FLAG},
+        "show all hosts and the engine VM as the cluster sees them",
+        "--json prints one object on one line: hosts by id, and global_maintenance. On an error it is\n"
+        '{"error": {"code": ..., "message": ...}}.\n'
+        "Exit status: 0; 1 no host has published, or an error; 2 a deployment was left half done.",
+    ),
+    "--check-deployed": Verb(
+        "status",
+        "check_deployed",
+        {},
+        "exit 0 if this host is deployed, else 1",
+        "Prints one line and changes nothing.",
+    ),
+    "--check-liveliness": Verb(
+        "status",
+        "check_liveliness",
+        {},
+        "ask the engine's health page",
+        "Waits at most 20 s. Exit status: 0 up; 1 down; 2 the page's address is not configured.",
+    ),
+    "--set-maintenance": Verb(
+        "maintenance",
+        "set_maintenance",
+        {"--mode": "global|local|none", "--reason": "text"},
+        "enter or leave maintenance",
+        "global  no host starts, stops or moves the engine VM\n"
+        "local   this host gives the engine VM away and takes none; global maintenance stays as it is\n"
+        "none    ends both, on this host and for the cluster\n"
+        "--reason is kept with a local maintenance and shown to the other hosts.\n"
+        "Returns when the change is on disk: the global flag is read back from the shared volume.",
+    ),
+    "--vm-start": Verb(
+        "vm",
+        "start",
+        {"--vm-conf": "file"},
+        "start the engine VM on this host",
+        "Refused, with the owner's name, while another host holds or may hold the VM's lease.\n"
+        "--vm-conf uses another definition for this start; it is checked in the same way.",
+    ),
+    "--vm-shutdown": Verb(
+        "vm",
+        "shutdown",
+        {},
+        "ask the guest to shut down",
+        "Presses the power button and waits for the guest at most 120 s. Set global maintenance first if it "
+        "is to stay down.",
+    ),
+    "--vm-poweroff": Verb("vm", "poweroff", {}, "power the engine VM off without asking the guest"),
+    "--vm-migrate": Verb(
+        "vm",
+        "migrate",
+        {"--host": "id"},
+        "move the running engine VM from this host to another",
+        "Live migration: the guest goes on. Without --host the live host with the best score takes it.",
+    ),
+    "--clean-metadata": Verb(
+        "storage",
+        "clean_metadata",
+        {"--host-id": "id", "--force-cleanup": FLAG},
+        "blank the slot of one host",
+        "Without --host-id this host's. Refused for a host that did not stop cleanly, unless forced, and for "
+        "a host that\n"
+        "is publishing: stop its agent first.",
+    ),
+    "--reinitialize-lockspace": Verb(
+        "storage",
+        "reinitialize_lockspace",
+        {"--force": FLAG},
+        "write the lockspace of the host ids anew",
+        "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.",
+    ),
+    "--version": Verb("version", "show", {}, "show the version"),
+}
+
+_LATER = "this version does not offer it yet"
+
+# Answered, so that who comes from another version learns what to do.
+GONE: Dict[str, str] = {
+    "--vm-start-paused": "not offered: a paused VM holds no lease and must never run again, see --vm-start",
+    "--start-pool": "removed: there is no storage pool to start",
+    "--upgrade-appliance": "removed: back the engine up and deploy again with the backup",
+    "--rollback-upgrade": "removed together with --upgrade-appliance",
+    "--vm-status-detailed": "never existed: use --vm-status",
+    "--deploy": _LATER,
+    "--console": _LATER + "; on a host with libvirt: virsh console HostedEngine",
+    "--add-console-password": _LATER,
+    "--connect-storage": _LATER,
+    "--disconnect-storage": _LATER,
+    "--get-shared-config": _LATER,
+    "--set-shared-config": _LATER,
+}
+
+
+def spelled(name: str, verb: Verb) -> str:
+    """The verb with its options, as in the usage."""
+    words = [name]
+    for option, value in verb.options.items():
+        words.append(f"[{option}={value}]" if value else f"[{option}]")
+    return " ".join(words)
+
+
+def usage() -> str:
+    rows: Tuple[Tuple[str, str], ...] = tuple((spelled(name, verb), verb.summary) for name, verb in VERBS.items())
+    lines = ["Usage: hosted-engine COMMAND [OPTIONS]", "", "Commands:"]
+    for left, summary in rows:
+        lines += [f"  {left}", f"      {summary}"]
+    lines += ["", "hosted-engine COMMAND --help says more about one of them."]
+    return "\n".join(lines) + "\n"
+
+
+def help_of(name: str) -> str:
+    verb = VERBS[name]
+    text = f"Usage: hosted-engine {spelled(name, verb)}\n    {verb.summary}\n"
+    return text + (f"\n{verb.details}\n" if verb.details else "")

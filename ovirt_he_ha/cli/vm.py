@@ -1,0 +1,263 @@
+"""--vm-start, --vm-shutdown, --vm-poweroff, --vm-migrate: by hand, and by the same rules as the agent's."""
+
+import threading
+import time
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
+from ovirt_he_ha.cli.hosts import Hosts, read_hosts
+from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.client.link import BrokerSnapshot
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.config.files import HostedEngineConf, load_agent_conf
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.core.model import (
+    MAX_HOST_ID,
+    Action,
+    ActionKind,
+    ActionReport,
+    HostLease,
+    LeaseFacts,
+    LeaseId,
+    LockspaceState,
+    Outcome,
+    Record,
+    Vm,
+)
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.hypervisor.connection import Connection
+from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, check, engine_xml, parse_vm_conf
+from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
+from ovirt_he_ha.storage.local import LocalDomain
+
+SHUTDOWN_SECONDS = 120.0  # product
+POWEROFF_SECONDS = 30.0  # product
+START_SECONDS = 60.0  # product: the lease was looked at first, so create does not wait for a dead owner
+LEASE_AGE = 30.0  # product seconds; an older look at the lease is none
+_NOT_HERE = "Virtual machine does not exist on this host"
+
+
+class Host:
+    """This host's configuration and its way to libvirt."""
+
+    def __init__(self) -> None:
+        self.paths = HostPaths.from_env()
+        self.conf: HostedEngineConf = deployed_conf(self.paths)
+        self.clock = SystemClock()
+        agent_conf = load_agent_conf(self.paths.agent_conf)
+        self.lease: LeaseId = LocalDomain(self.conf.storage, self.conf.sd_uuid).lease(
+            self.conf.vm_disk_id, self.conf.vm_disk_vol_id
+        )
+        connection = Connection(agent_conf.libvirt_uri, self.clock)
+        self.vm = LibvirtEngineVm(connection, self.conf.vmid, self.lease, self.clock, agent_conf)
+
+    def look(self) -> Tuple[BrokerSnapshot, Hosts]:
+        with link_to_broker(self.paths) as link:
+            snapshot = link.snapshot()
+            return snapshot, read_hosts(snapshot, link.is_host_alive())
+
+
+def start(request: Request) -> int:
+    host = Host()
+    given = request.value("--vm-conf")
+    path = Path(given) if given is not None else fetched_vm_conf(host.paths, host.conf)
+    xml = _definition(host, path)
+    snapshot, hosts = host.look()
+    _refuse_running(host, snapshot)
+    objection = objection_to_start(snapshot.leases, host.conf.host_id, hosts)
+    if objection:
+        raise Refusal("lease", objection)
+    report = host.vm.start(xml, host.lease, START_SECONDS)
+    if report.outcome is not Outcome.OK:
+        raise _failed_start(host, report)
+    say("VM is in WaitForLaunch: it starts on this host")
+    return 0
+
+
+def _definition(host: Host, path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+        xml = engine_xml(parse_vm_conf(text), host.lease)
+        check(xml, host.lease, host.conf.vmid)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error
+    except (DefinitionRefused, VmConfError) as error:
+        raise Refusal("definition", f"{path}: {error}") from error
+    return xml
+
+
+def _refuse_running(host: Host, snapshot: BrokerSnapshot) -> None:
+    """A paused VM is the agent's to kill, at once: it holds no lease, and a copy may run elsewhere."""
+    engine = snapshot.monitors.engine.value
+    if engine is not None and engine.status.vm is Vm.UP:
+        raise Refusal("vm-exists", f"VM exists and its status is {engine.status.detail}", to_stdout=True)
+
+
+def objection_to_start(leases: LeaseFacts, own_id: int, hosts: Hosts) -> str:
+    """Empty, or why no virtual CPU may run here now: the VM's lease is not known to be free, or its owner dead.
+
+    A look that does not block: create would wait for a dead owner inside libvirt, and keep every other call waiting
+    with it.
+    """
+    if leases.lockspace.value is not LockspaceState.HELD:
+        state = leases.lockspace.value.value if leases.lockspace.value else leases.lockspace.unknown
+        return (
+            f"This host does not hold its id in the storage domain's lockspace ({state}): it cannot take the VM's lease"
+        )
+    owner = leases.owner.value
+    if owner is None or (leases.owner.age or 0.0) > LEASE_AGE:
+        why = leases.owner.unknown or f"last seen {leases.owner.age:.0f} s ago"
+        return f"Who holds the VM's lease is not known ({why}): look again when storage and sanlock answer"
+    if owner.host_id == 0:
+        return ""
+    if owner.host_id == own_id:
+        # A record of an earlier boot is ours to take over; one of this boot belongs to a VM that runs here.
+        held = leases.own_generation is None or owner.generation == leases.own_generation
+        return (
+            f"This host holds the VM's lease already (host id {own_id}): the VM runs here, or is just ending"
+            if held
+            else ""
+        )
+    flag = (
+        leases.hosts.value.get(owner.host_id, HostLease.FREE) if leases.hosts.value is not None else HostLease.UNKNOWN
+    )
+    if flag in (HostLease.DEAD, HostLease.FREE):
+        return ""
+    name = hosts.name(owner.host_id)
+    if flag is HostLease.LIVE:
+        return (
+            f"Host {name} holds the VM's lease and is alive: the VM runs there. Use --vm-migrate or "
+            "--vm-shutdown on that host"
+        )
+    return f"Host {name} holds the VM's lease and is not known to be dead (sanlock: {flag.value}): wait until it is"
+
+
+def _failed_start(host: Host, report: ActionReport) -> Refusal:
+    if report.outcome is Outcome.LOST_RACE:
+        snapshot, hosts = host.look()
+        owner = snapshot.leases.owner.value
+        who = f"host {hosts.name(owner.host_id)}" if owner is not None and owner.host_id else "another host"
+        return Refusal("lease", f"The VM's lease went to {who} meanwhile: nothing was started here ({report.detail})")
+    code = report.outcome.value if report.outcome else "failed"
+    return Refusal(code, f"The engine VM was not started: {report.detail or code}")
+
+
+def shutdown(_request: Request) -> int:
+    host = Host()
+    snapshot, hosts = host.look()
+    _require_here(snapshot)
+    report = host.vm.shutdown(SHUTDOWN_SECONDS)
+    if report.outcome is not Outcome.OK:
+        raise Refusal(
+            report.outcome.value if report.outcome else "failed",
+            f"The guest did not shut down within {SHUTDOWN_SECONDS:g} s: {report.detail}. --vm-poweroff does "
+            "not ask it",
+        )
+    say("The engine VM has shut down" + _comes_back(hosts))
+    return 0
+
+
+def poweroff(_request: Request) -> int:
+    """Works without the broker: the last means must not need the first."""
+    host = Host()
+    report = host.vm.destroy(POWEROFF_SECONDS)
+    if report.outcome is not Outcome.OK:
+        raise Refusal(
+            report.outcome.value if report.outcome else "failed", f"The engine VM was not powered off: {report.detail}"
+        )
+    say("The engine VM is off")
+    return 0
+
+
+def _comes_back(hosts: Hosts) -> str:
+    return "" if hosts.global_maintenance.value else "; a host starts it again, because global maintenance is off"
+
+
+def _require_here(snapshot: BrokerSnapshot) -> None:
+    engine = snapshot.monitors.engine
+    if engine.value is None:
+        raise Refusal(
+            "engine-unknown", f"Whether the engine VM runs here is not known ({engine.unknown}): is libvirtd running?"
+        )
+    if engine.value.status.vm is not Vm.UP:
+        raise Refusal("not-here", _NOT_HERE)
+
+
+def migrate(request: Request) -> int:
+    wanted = request.number("--host", 1, MAX_HOST_ID)
+    host = Host()
+    snapshot, hosts = host.look()
+    _require_here(snapshot)
+    target = _destination(hosts, host.conf.host_id, wanted)
+    memory = _memory_mib(host)
+    timers = Timers()
+    limit = timers.migration_base + memory / timers.migration_mib_per_second
+    action = Action(ActionKind.MIGRATE, target.host_id, migration_uri(target), limit)
+    name = hosts.name(target.host_id)
+    say(f"Moving the engine VM to host {name}, within {limit:.0f} s; it goes on meanwhile")
+    begin = time.monotonic()
+    report = _interruptible(host.vm, action, limit)
+    if report.outcome is not Outcome.OK:
+        raise Refusal(
+            report.outcome.value if report.outcome else "failed",
+            f"The engine VM was not moved to host {name} and goes on here: {report.detail}",
+        )
+    say(f"The engine VM runs on host {name} after {time.monotonic() - begin:.1f} s")
+    return 0
+
+
+def _interruptible(vm: LibvirtEngineVm, action: Action, limit: float) -> ActionReport:
+    """Whoever presses Ctrl-C wants the VM to stay: the job is aborted, not left to itself."""
+    reports: List[ActionReport] = []
+    worker = threading.Thread(target=lambda: reports.append(vm.migrate(action, limit)), daemon=True)
+    worker.start()
+    try:
+        worker.join()
+    except KeyboardInterrupt:
+        vm.abort_migration()
+        raise
+    if not reports:
+        return ActionReport(action, 0.0, Outcome.FAILED, detail="libvirt's call ended with an error")
+    return reports[0]
+
+
+def migration_uri(record: Record) -> str:
+    """Where this peer takes the VM; empty if it does not."""
+    return record.get("mig.uri") if record.get("mig") == "1" else ""
+
+
+def _destination(hosts: Hosts, own_id: int, wanted: Optional[int]) -> Record:
+    """The host that was named, or the best of those that can take the VM. Raises Refusal."""
+    records = hosts.records()
+    if wanted is None:
+        able = [record for record in records.values() if record.host_id != own_id and not _unfit(hosts, record)]
+        if not able:
+            raise Refusal("no-destination", "No live host can take the engine VM by migration; see --vm-status")
+        return min(able, key=lambda record: (-record.score, record.host_id))
+    if wanted == own_id:
+        raise Refusal("no-destination", f"Host {wanted} is this host: the engine VM runs here already")
+    if wanted not in records:
+        raise Refusal("no-destination", f"Host {wanted} has published nothing that can be read; see --vm-status")
+    problem = _unfit(hosts, records[wanted])
+    if problem:
+        raise Refusal("no-destination", f"Host {hosts.name(wanted)} cannot take the engine VM: {problem}")
+    return records[wanted]
+
+
+def _unfit(hosts: Hosts, record: Record) -> str:
+    if record.host_id not in hosts.alive or record.stopped:
+        return "it is not alive"
+    if record.maintenance or record.score <= 0:
+        return "it is in maintenance" if record.maintenance else "its score is 0"
+    if not migration_uri(record):
+        return "it publishes no address for migrations ([migration] address in its agent.conf)"
+    return ""
+
+
+def _memory_mib(host: Host) -> int:
+    path = fetched_vm_conf(host.paths, host.conf)
+    try:
+        return int(parse_vm_conf(path.read_text(encoding="utf-8")).memory_mib)
+    except (OSError, UnicodeDecodeError, VmConfError) as error:
+        raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error

@@ -1,0 +1,119 @@
+from dataclasses import replace
+
+import pytest
+
+from ovirt_he_ha.broker.protocol import FaultCode
+from ovirt_he_ha.broker.rpc import Fault
+from ovirt_he_ha.config.files import HaConf, load_ha_conf
+from ovirt_he_ha.core import slot
+from tests.cli.world import UP, World, run
+
+ON = slot.encode_global(True)
+OFF = slot.encode_global(False)
+
+
+def local(world: World) -> HaConf:
+    return load_ha_conf(world.paths.ha_conf)
+
+
+@pytest.mark.parametrize("words", [(), ("--mode=both",), ("--mode=",), ("--mode=Local",)])
+def test_an_unknown_mode_is_refused_before_anything_else(host: World, words: tuple) -> None:
+    host.configure(vmid="")
+    ran = run("--set-maintenance", *words)
+    assert ran.status == 1 and ran.err.count("\n") == 1 and "--mode" in ran.err
+
+
+@pytest.mark.parametrize("mode", ["global", "local", "none"])
+def test_not_deployed(host: World, mode: str) -> None:
+    host.configure(vmid="")
+    assert run("--set-maintenance", f"--mode={mode}").status == 1
+    assert not host.paths.ha_conf.exists()
+
+
+def test_global_leaves_local_alone(world: World) -> None:
+    run("--set-maintenance", "--mode=local")
+    ran = run("--set-maintenance", "--mode=global")
+    assert ran.status == 0 and world.slots[0] == ON
+    assert local(world) == HaConf(True, True, "")
+    assert "none" in ran.out
+
+
+def test_local_leaves_global_alone(world: World) -> None:
+    world.slots[0] = ON
+    ran = run("--set-maintenance", "--mode=local", "--reason", "disk | swap\n é")
+    assert ran.status == 0 and world.written == []
+    assert local(world) == HaConf(True, True, "disk / swap ?")
+    assert "none" in ran.out
+
+
+def test_none_ends_both_and_says_so(world: World) -> None:
+    world.slots[0] = ON
+    run("--set-maintenance", "--mode=local", "--reason=x")
+    ran = run("--set-maintenance", "--mode=none")
+    assert ran.status == 0 and world.slots[0] == OFF and local(world) == HaConf()
+    assert len(ran.out.splitlines()) == 2
+
+
+def test_none_writes_no_local_file_where_there_was_none(world: World) -> None:
+    assert run("--set-maintenance", "--mode=none").status == 0
+    assert not world.paths.ha_conf.exists()
+
+
+def test_local_is_accepted_while_the_vm_runs_here(world: World) -> None:
+    world.engine(UP)
+    ran = run("--set-maintenance", "--mode=local")
+    assert ran.status == 0 and "moves" in ran.out
+
+
+def test_local_needs_no_broker(host: World) -> None:
+    ran = run("--set-maintenance", "--mode=local")
+    assert ran.status == 0 and local(host).manual and ran.err
+
+
+def test_global_needs_the_broker(host: World) -> None:
+    ran = run("--set-maintenance", "--mode=global")
+    assert ran.status == 1 and ran.err
+
+
+def test_none_without_a_broker_ends_what_it_can_and_fails(host: World) -> None:
+    run("--set-maintenance", "--mode=local")
+    ran = run("--set-maintenance", "--mode=none")
+    assert ran.status == 1 and not local(host).maintenance
+    assert len(ran.out.splitlines()) == 1
+
+
+def test_a_flag_that_reads_back_otherwise_is_not_acknowledged(world: World) -> None:
+    def other_writer(_host_id: int) -> None:
+        world.slots[0] = OFF
+
+    world.on_write = other_writer
+    ran = run("--set-maintenance", "--mode=global")
+    assert ran.status == 1 and "on:" not in ran.out and "off" in ran.err
+
+
+def test_a_refused_write_is_not_acknowledged(world: World) -> None:
+    world.refuse["put_stats"] = Fault(FaultCode.STORAGE, "slot 0: read-only")
+    ran = run("--set-maintenance", "--mode=global")
+    assert ran.status == 1 and "read-only" in ran.err and ran.out == ""
+
+
+def test_an_unreadable_local_file_is_left_alone(world: World) -> None:
+    world.paths.ha_conf.write_text("local_maintenance=perhaps\n")
+    world.slots[0] = ON
+    ran = run("--set-maintenance", "--mode=local")
+    assert ran.status == 1 and str(world.paths.ha_conf) in ran.err
+    ran = run("--set-maintenance", "--mode=none")
+    assert ran.status == 1 and world.slots[0] == OFF
+    assert world.paths.ha_conf.read_text() == "local_maintenance=perhaps\n"
+
+
+@pytest.mark.parametrize("words", [("--mode=global", "--reason=x"), ("--mode=local", "--reason=" + "x" * 201)])
+def test_a_reason_only_for_local_and_not_too_long(world: World, words: tuple) -> None:
+    assert run("--set-maintenance", *words).status == 1
+    assert world.written == [] and not world.paths.ha_conf.exists()
+
+
+def test_a_volume_that_was_never_read_confirms_nothing(world: World) -> None:
+    world.facts = replace(world.facts, slots_age=None)
+    world.on_write = world.slots.pop
+    assert run("--set-maintenance", "--mode=global").status == 1

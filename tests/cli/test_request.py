@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovirt_he_ha.cli.request import Refusal, Unknown, parse
+from ovirt_he_ha.cli.verbs import GONE, VERBS
+from tests.cli.world import World, run
+
+
+def test_options_in_any_position_and_both_spellings() -> None:
+    expected = {"--mode": "local", "--reason": "disk swap"}
+    spellings = (
+        ["--set-maintenance", "--mode=local", "--reason=disk swap"],
+        ["--mode=local", "--set-maintenance", "--reason", "disk swap"],
+        ["--reason", "disk swap", "--mode", "local", "--set-maintenance"],
+    )
+    for words in spellings:
+        request = parse(words)
+        assert (request.verb, request.options) == ("--set-maintenance", expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--vm-status", "--yaml"],
+        ["--vm-status", "surplus"],
+        ["--vm-status", "--json=yes"],
+        ["--vm-status=1"],
+        ["--vm-status", "--json", "--json"],
+        ["--vm-start", "--vm-conf"],
+        ["--vm-start", "--vm-conf", "--json"],
+        ["--vm-start", "--vm-shutdown"],
+    ],
+)
+def test_what_does_not_fit_is_refused(words: list) -> None:
+    with pytest.raises(Refusal) as caught:
+        parse(words)
+    assert (caught.value.code, caught.value.status) == ("usage", 1)
+
+
+@pytest.mark.parametrize("text", ["", "0", "2001", "-1", "1.5", "²", "1" * 30, "x"])
+def test_numbers_have_a_range(text: str) -> None:
+    with pytest.raises(Refusal):
+        parse(["--vm-migrate", f"--host={text}"]).number("--host", 1, 2000)
+
+
+def test_no_argument_prints_the_usage_and_fails() -> None:
+    ran = run()
+    assert ran.status == 1 and "--vm-status" in ran.out and not ran.err
+
+
+def test_help() -> None:
+    assert run("--help").status == 0
+    for verb in VERBS:
+        for words in ((verb, "--help"), ("--help", verb)):
+            ran = run(*words)
+            assert ran.status == 0 and verb in ran.out
+    ran = run("--help", "--bogus")
+    assert ran.status == 1 and "--bogus" in ran.err and "--vm-status" in ran.out
+
+
+def test_unknown_command() -> None:
+    ran = run("--bogus")
+    assert ran.status == 1 and "--bogus" in ran.err and "--vm-status" in ran.out
+    with pytest.raises(Unknown):
+        parse(["vm-status"])
+
+
+@pytest.mark.parametrize("verb", sorted(GONE))
+def test_what_is_gone_is_answered(verb: str) -> None:
+    ran = run(verb, "--anything=else")
+    assert ran.status == 1 and verb in ran.err and not ran.out
+
+
+@given(st.lists(st.sampled_from([*VERBS, "--json", "--mode=x", "--host", "7", "", "=", "--", "-h"]), max_size=5))
+def test_any_words_give_a_request_or_a_refusal(words: list) -> None:
+    try:
+        assert parse(words).verb in words
+    except Refusal as refusal:
+        assert refusal.status == 1 and str(refusal)
+
+
+def test_version() -> None:
+    ran = run("--version")
+    assert ran.status == 0 and ran.out.startswith("ovirt-he-ha ")
+
+
+def test_help_and_typing_errors_import_nothing_else(host: World) -> None:
+    script = (
+        "import sys\n"
+        "from ovirt_he_ha.cli.main import main\n"
+        "main(['--help'])\n"
+        "heavy = [m for m in sys.modules if m.startswith('ovirt_he_ha') and not m.startswith('ovirt_he_ha.cli')]\n"
+        "sys.exit(len(heavy) - 1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(host: World) -> None:
+    script = "import sys; from ovirt_he_ha.cli.main import main; sys.exit(main(['--help']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.wait(20) == 1
+        assert process.stderr.read() == ""

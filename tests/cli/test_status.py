@@ -1,0 +1,323 @@
+import http.server
+import threading
+from dataclasses import replace
+from typing import Iterator, Tuple, Type
+
+import pytest
+
+from ovirt_he_ha.broker.protocol import FaultCode, PublishFacts, StorageFacts
+from ovirt_he_ha.broker.rpc import Fault
+from ovirt_he_ha.cli import health_page
+from ovirt_he_ha.core import slot
+from ovirt_he_ha.core.model import EngineStatus, Health, LockspaceState, Reading, Vm
+from tests.cli.world import UP, World, record, run
+
+KEYS = [
+    "host-id",
+    "host-ts",
+    "score",
+    "engine-status",
+    "hostname",
+    "maintenance",
+    "stopped",
+    "crc32",
+    "conf_on_shared_storage",
+    "local_conf_timestamp",
+    "live-data",
+    "extra",
+]
+
+
+def test_json_has_one_object_with_the_known_keys(world: World) -> None:
+    world.publish(record(1, engine=UP), record(2), record(3))
+    world.alive = [1, 2]
+    ran = run("--vm-status", "--json")
+    assert ran.status == 0 and ran.err == "" and ran.out.count("\n") == 1
+    answer = ran.json
+    assert list(answer) == ["1", "2", "3", "global_maintenance"]
+    assert answer["global_maintenance"] is False
+    for host in "123":
+        assert list(answer[host])[: len(KEYS)] == KEYS
+    assert answer["1"]["engine-status"] == {"vm": "up", "health": "good", "detail": "Up"}
+    assert answer["2"]["engine-status"]["vm"] == "down"
+    assert [answer[host]["live-data"] for host in "123"] == [True, True, False]
+    assert "state=EngineDown\n" in answer["2"]["extra"]
+    assert [answer[host]["local-host"] for host in "123"] == [True, False, False]
+    assert answer["1"]["problems"] == []
+
+
+def test_layout(world: World) -> None:
+    one = record(1, engine=UP)
+    world.publish(one, record(2))
+    world.alive = [1]
+    ran = run("--json", "--vm-status")
+    crc = ran.json["1"]["crc32"]
+    ran = run("--vm-status")
+    lines = ran.out.splitlines()
+    assert ran.status == 0
+    assert lines[:15] == [
+        "",
+        "",
+        "--== Host host1 (id: 1) status ==--",
+        "",
+        "Host ID                            : 1",
+        "Host timestamp                     : 1001",
+        "Score                              : 3400",
+        'Engine status                      : {"vm": "up", "health": "good", "detail": "Up"}',
+        "Hostname                           : host1",
+        "Local maintenance                  : False",
+        "stopped                            : False",
+        f"crc32                              : {crc}",
+        "conf_on_shared_storage             : True",
+        "local_conf_timestamp               : 990",
+        "Status up-to-date                  : True",
+    ]
+    assert lines[15] == "Extra metadata (valid at timestamp):"
+    assert lines[16] == "\tmetadata_parse_version=1"
+    second = lines.index("--== Host host2 (id: 2) status ==--")
+    assert lines[second - 2 : second] == ["", ""]
+    assert "Engine status                      : unknown stale-data" in lines[second:]
+    assert "Status up-to-date                  : False" in lines[second:]
+
+
+def test_global_maintenance_stands_before_and_after_the_hosts(world: World) -> None:
+    world.publish(record(1))
+    world.slots[0] = slot.encode_global(True)
+    lines = [line for line in run("--vm-status").out.splitlines() if line]
+    assert "GLOBAL MAINTENANCE" in lines[0] and lines[0].startswith("!!") and lines[0].endswith("!!")
+    assert lines[-1] == lines[0]
+    assert run("--vm-status", "--json").json["global_maintenance"] is True
+
+
+def test_one_unreadable_slot_is_one_invalid_host(world: World) -> None:
+    world.publish(record(1), record(3))
+    world.slots[2] = b"\xff" * 4096
+    answer = run("--vm-status", "--json").json
+    assert answer["2"]["invalid"]["reason"]
+    assert answer["2"]["live-data"] is False and answer["2"]["score"] == 0
+    assert list(answer["2"])[: len(KEYS)] == KEYS
+    assert "invalid" not in answer["1"] and "invalid" not in answer["3"]
+    assert "invalid: " in run("--vm-status").out
+
+
+def test_a_host_without_a_reading_yet(world: World) -> None:
+    world.publish(record(1, engine=None))
+    assert run("--vm-status", "--json").json["1"]["engine-status"]["vm"] == "unknown"
+    assert run("--vm-status").status == 0
+
+
+def test_no_host_at_all(world: World) -> None:
+    ran = run("--vm-status", "--json")
+    assert ran.status == 1 and ran.json["global_maintenance"] is False and ran.json["error"]["code"] == "no-hosts"
+    ran = run("--vm-status")
+    assert ran.status == 1 and ran.out == "" and ran.err
+
+
+def test_empty_slots_are_nobody(world: World) -> None:
+    world.publish(record(1))
+    world.slots[7] = bytes(4096)
+    assert "7" not in run("--vm-status", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"storage": StorageFacts("missing", 5.0, "/dev/x")}, "storage-missing"),
+        ({"storage": StorageFacts("starting")}, "storage-starting"),
+        ({"publish": PublishFacts(3.0, overwritten=True)}, "slot-overwritten"),
+        ({"publish": PublishFacts(90.0, problem="overdue")}, "publish"),
+    ],
+)
+def test_problems_of_this_host_are_named(world: World, change: dict, code: str) -> None:
+    world.publish(record(1))
+    world.facts = replace(world.facts, **change)
+    assert [problem["code"] for problem in run("--vm-status", "--json").json["1"]["problems"]] == [code]
+    assert "(id: 1) has problems:" in run("--vm-status").out
+
+
+@pytest.mark.parametrize("state", [state for state in LockspaceState if state is not LockspaceState.HELD])
+@pytest.mark.parametrize("which", ["lockspace", "whiteboard"])
+def test_every_state_of_a_lockspace_is_named(world: World, which: str, state: LockspaceState) -> None:
+    world.publish(record(1))
+    world.leases(**{which: Reading.of(state)})
+    assert [problem["code"] for problem in run("--vm-status", "--json").json["1"]["problems"]] == [
+        f"{which}-{state.value}"
+    ]
+
+
+def test_libvirt_and_agent_and_lease_problems_are_named(world: World) -> None:
+    world.publish(record(1))
+    world.alive = [2]
+    world.facts = replace(world.facts, monitors=replace(world.facts.monitors, engine=Reading.missing("no-libvirt")))
+    assert [p["code"] for p in run("--vm-status", "--json").json["1"]["problems"]] == ["engine-unknown", "agent"]
+    world.engine(UP, lease_defined=False)
+    assert [p["code"] for p in run("--vm-status", "--json").json["1"]["problems"]] == ["foreign-lease", "agent"]
+
+
+def test_an_unreadable_global_flag_is_named(world: World) -> None:
+    world.publish(record(1))
+    world.slots[0] = b"\xff" * 4096
+    answer = run("--vm-status", "--json").json
+    assert [problem["code"] for problem in answer["1"]["problems"]] == ["global-flag"]
+
+
+def test_without_a_broker(host: World) -> None:
+    ran = run("--vm-status", "--json")
+    assert ran.status == 1 and ran.json["error"]["code"] == "broker-no-socket" and ran.err == ""
+    ran = run("--vm-status")
+    assert ran.status == 1 and ran.out == "" and "ovirt-ha-broker" in ran.err
+
+
+def test_a_fault_of_the_broker(world: World) -> None:
+    world.refuse["snapshot"] = Fault(FaultCode.STOPPING, "the broker is stopping")
+    ran = run("--vm-status", "--json")
+    assert ran.status == 1 and ran.json["error"]["code"] == "broker-fault"
+
+
+def test_a_typing_error_in_json_mode_is_json_too(world: World) -> None:
+    ran = run("--vm-status", "--json", "--bogus")
+    assert ran.status == 1 and ran.json["error"]["code"] == "usage"
+
+
+def test_not_deployed(host: World) -> None:
+    host.configure(vmid="")
+    ran = run("--vm-status")
+    assert ran.status == 1 and ran.out and not ran.err
+    assert run("--vm-status", "--json").json["error"]["code"] == "not-deployed"
+    ran = run("--check-deployed")
+    assert ran.status == 1 and ran.out.count("\n") == 1
+    host.paths.hosted_engine_conf.unlink()
+    assert run("--check-deployed").status == 1
+
+
+def test_deployed(host: World) -> None:
+    ran = run("--check-deployed")
+    assert ran.status == 0 and ran.out.count("\n") == 1
+
+
+def test_half_deployed(host: World) -> None:
+    host.configure(vmid="")
+    defined = host.root / "etc" / "libvirt" / "qemu" / "HostedEngineLocal.xml"
+    defined.parent.mkdir(parents=True)
+    defined.write_text("<domain/>")
+    assert run("--vm-status").status == 2
+    assert run("--vm-status", "--json").json["error"]["code"] == "half-deployed"
+
+
+def test_configuration_not_fetched_says_why(world: World) -> None:
+    world.paths.vm_conf.unlink()
+    world.facts = replace(world.facts, storage=StorageFacts("missing", 5.0, "/dev/x"))
+    ran = run("--vm-status")
+    assert ran.status == 1 and ran.out.count("\n") == 3 and "missing" in ran.out
+    world.alive = []
+    assert "ovirt-ha-agent" in run("--vm-status").out
+    assert run("--vm-status", "--json").json["error"]["code"] == "configuration-not-fetched"
+
+
+def test_nonsense_in_the_configuration_names_file_and_key(host: World) -> None:
+    host.configure(host_id="many")
+    ran = run("--vm-status")
+    assert ran.status == 1 and str(host.paths.hosted_engine_conf) in ran.err and "host_id" in ran.err
+    assert ran.err.count("\n") == 1
+    host.paths.hosted_engine_conf.write_bytes(b"\xff\xfe\x00")
+    assert run("--vm-status", "--json").json["error"]["code"] == "configuration"
+
+
+def test_an_unfinished_deployment(host: World) -> None:
+    host.configure(configured="False")
+    assert run("--vm-status", "--json").json["error"]["code"] == "not-configured"
+
+
+def test_a_defect_of_ours_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ovirt_he_ha.cli.status.read_hosts", lambda *_: 1 / 0)
+    ran = run("--vm-status", "--json")
+    assert ran.status == 1 and ran.json["error"]["code"] == "internal"
+    assert run("--vm-status").err.count("\n") == 1
+
+
+# --- the health page ---------------------------------------------------------------------------------------------
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    server: http.server.ThreadingHTTPServer
+    answer: Tuple[int, bytes] = (200, b"DB Up!Welcome to Health Status!")
+    asked = ""
+
+    def do_GET(self) -> None:
+        type(self).asked = self.path
+        status, body = self.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page(host: World) -> Iterator[Type[Page]]:
+    class Own(Page):
+        pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    Own.server = server
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host.paths.agent_conf.parent.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{server.server_address[1]}/page?x=1"
+    host.paths.agent_conf.write_text(f"[health]\nurl={url}\n")
+    yield Own
+    server.shutdown()
+    server.server_close()
+
+
+def test_engine_up(page: Type[Page]) -> None:
+    ran = run("--check-liveliness")
+    assert ran.status == 0 and ran.out.count("\n") == 1
+    assert page.asked == "/page?x=1"
+
+
+@pytest.mark.parametrize("answer", [(200, b"DB Down!"), (200, b""), (200, b"ok\nDB Up"), (503, b"DB Up!")])
+def test_engine_down(page: Type[Page], answer: Tuple[int, bytes]) -> None:
+    page.answer = answer
+    ran = run("--check-liveliness")
+    assert ran.status == 1 and ran.out.count("\n") == 1
+
+
+def test_engine_unreachable(page: Type[Page]) -> None:
+    page.server.server_close()
+    assert run("--check-liveliness").status == 1
+
+
+def test_health_page_not_configured(host: World) -> None:
+    host.configure(fqdn="")
+    assert run("--check-liveliness").status == 2
+    host.paths.hosted_engine_conf.write_bytes(b"\xff")
+    assert run("--check-liveliness").status == 2
+
+
+def test_a_page_that_never_ends_is_given_up(page: Type[Page], monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def wait(self: Page) -> None:
+        self.send_response(200)
+        self.end_headers()
+        release.wait(20)
+
+    page.do_GET = wait  # type: ignore[method-assign]
+    monkeypatch.setattr(health_page, "SECONDS", 0.3)
+    try:
+        assert run("--check-liveliness").status == 1
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "http://", "nonsense", "http://[::1", "http://127.0.0.1:99999/"])
+def test_a_url_that_is_none_is_down_not_a_crash(url: str) -> None:
+    assert health_page.ask(url, seconds=5)
+
+
+@pytest.mark.parametrize("vm", list(Vm))
+def test_every_vm_state_is_shown_as_it_was_published(world: World, vm: Vm) -> None:
+    published = UP if vm is Vm.UP else EngineStatus(vm, Health.BAD, "unknown", "why")
+    world.publish(record(1, engine=published))
+    assert run("--vm-status", "--json").json["1"]["engine-status"]["vm"] == vm.value
