@@ -16,7 +16,7 @@ install:
 	@scripts/make-venv .venv dev $(PYTHON)
 
 check: install
-	@$(SUDO) scripts/check
+	@scripts/check
 
 fast: install
 	@scripts/check fast
