@@ -1,0 +1,430 @@
+"""Bytes of the whiteboard to records and back. The format is shared with oVirt's own agents.
+
+A slot is 4,096 bytes. The first 512 hold the host line: twelve fields joined by ``|``, NUL padded, protected by a
+CRC-32 over the line with its own field set to eight zeros. The rest is free text: lines ``key=value``, NUL padded.
+
+Fields of the host line: parse version, feature version, timestamp, host id, score, engine status (JSON or ``null``),
+host name, maintenance, stopped, crc32, configuration on shared storage, timestamp of the local configuration.
+
+Free text, in the order written:
+
+1. what repeats the host line: ``metadata_parse_version``, ``metadata_feature_version``, ``timestamp``, ``host-id``,
+   ``score``, ``vm_conf_refresh_time``, ``conf_on_shared_storage``, ``maintenance``, ``stopped``. They are made from the
+   record's fields and are not part of ``Record.extra``: decoding drops them, encoding refuses them as keys.
+2. ``state`` (before ``stopped``) and ``timeout`` (after it), as oVirt has them: taken from ``Record.extra``. A
+   ``timeout`` that is a number is a monotonic second, and is written as wall time; other text is written as it is.
+3. the other pairs of ``Record.extra`` in their order, and ``crc``, the CRC-32 of the free text before it. Without such
+   pairs there is no ``crc`` either, and the slot is byte for byte oVirt's.
+
+So decoding gives back ``extra`` in the canonical order: ``state``, ``timeout``, the rest. What does not fit into 3,584
+bytes is left out: first ``why.*`` from the last one up, then the other pairs of group 3 from the last one up.
+
+Reading is total: any bytes give a record, ``Invalid`` or ``Empty``. Writing is stricter than reading, because oVirt's
+readers terminate on what they do not expect: ASCII only, all twelve fields, and a health of ``good`` or ``bad`` for a
+VM that is up. Characters that would break the format become ``?``.
+"""
+
+import json
+import re
+from binascii import crc32
+from datetime import datetime, tzinfo
+from typing import Dict, List, Optional, Tuple
+
+from ovirt_he_ha.core.model import (
+    MAX_HOST_ID,
+    SLOT_SIZE,
+    Empty,
+    EngineStatus,
+    Health,
+    Invalid,
+    Reading,
+    Record,
+    Slot,
+    Vm,
+)
+
+LINE_SIZE = 512
+TEXT_SIZE = SLOT_SIZE - LINE_SIZE
+PARSE_VERSION = 1
+FEATURE_VERSION = 1
+UNPARSABLE = "unparsable"
+
+_BLANK_CRC = b"00000000"
+_CRC_FIELD = 9
+_FEWEST_FIELDS = 7
+# Longest detail, state and timeout: they are words, and with these bounds what must be written always fits.
+_WORD_LENGTH = 64
+# Years 1970 to 9999 in any time zone; outside them there is no calendar.
+_LAST_WALL_SECOND = 253_402_128_000
+_LARGEST = {"timestamp": 10**12 - 1, "score": 10**9 - 1, "local conf timestamp": 10**12 - 1}
+
+_NUMBER = re.compile(rb"[0-9]{1,12}")
+_VERSION = re.compile(rb"[0-9]{1,4}")
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OWN_CRC = re.compile(rb"crc=([0-9a-f]{8})\n")
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_DERIVED = frozenset(
+    (
+        "metadata_parse_version",
+        "metadata_feature_version",
+        "timestamp",
+        "host-id",
+        "score",
+        "vm_conf_refresh_time",
+        "conf_on_shared_storage",
+        "maintenance",
+        "stopped",
+        "crc",
+    )
+)
+_OVIRTS = ("state", "timeout")
+
+# Words of the wire; anything else is no engine status.
+_VMS = {vm.value: vm for vm in Vm}
+_HEALTHS = {health.value: health for health in Health}
+
+
+class SlotError(ValueError):
+    """A record that cannot be written. ``field``, ``found`` and ``expected`` say what to mend."""
+
+    msg = "The slot cannot be written: {field} is {found}, expected {expected}"
+
+    def __init__(self, field: str, found: object, expected: str) -> None:
+        self.field = field
+        self.found = found
+        self.expected = expected
+        super().__init__(self.msg.format(field=field, found=repr(found)[:80], expected=expected))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def decode(slot_id: int, data: bytes) -> Slot:
+    """The slot of host ``slot_id``. Never raises.
+
+    ``Invalid.reason`` is one of: ``size`` (fewer than 512 bytes), ``padding`` (something after the NUL that ends the
+    line), ``no-version``, ``too-new`` (a parse version above ours), ``feature-version``, ``short-line``, ``crc``,
+    ``integer`` (detail: which field), ``foreign-id`` (the line is another host's), ``encoding``.
+    """
+    line = bytes(data[:LINE_SIZE])
+    if len(line) < LINE_SIZE:
+        return Invalid("size", f"{len(line)} bytes")
+    if line[:1] == b"\0":
+        return Empty()
+    content, _, padding = line.partition(b"\0")
+    if padding.strip(b"\0"):
+        return Invalid("padding")
+    fields = content.split(b"|")
+    problem = _version_problem(fields) or _line_problem(fields)
+    if problem is not None:
+        return problem
+    return _record(slot_id, fields, bytes(data[LINE_SIZE:SLOT_SIZE]))
+
+
+def _version_problem(fields: List[bytes]) -> Optional[Invalid]:
+    """The versions come before the CRC: a newer format may have it elsewhere. Noise that merely starts with a digit
+    is not a newer format: the second field must be a version too."""
+    versions = fields[:2]
+    if len(versions) < 2 or not _VERSION.fullmatch(versions[0]):
+        return Invalid("no-version")
+    if not _VERSION.fullmatch(versions[1]) or int(versions[1]) < 1:
+        return Invalid("feature-version")
+    parse_version = int(versions[0])
+    if parse_version > PARSE_VERSION:
+        return Invalid("too-new", str(parse_version))
+    return None if parse_version == PARSE_VERSION else Invalid("no-version")
+
+
+def _line_problem(fields: List[bytes]) -> Optional[Invalid]:
+    if len(fields) < _FEWEST_FIELDS:
+        return Invalid("short-line", f"{len(fields)} fields")
+    if len(fields) > _CRC_FIELD and fields[_CRC_FIELD] != _line_crc(fields):
+        return Invalid("crc")
+    return None
+
+
+def _line_crc(fields: List[bytes]) -> bytes:
+    blanked = [*fields[:_CRC_FIELD], _BLANK_CRC, *fields[_CRC_FIELD + 1 :]]
+    return b"%08x" % crc32(b"|".join(blanked))
+
+
+def _record(slot_id: int, fields: List[bytes], free_text: bytes) -> Slot:
+    numbers: Dict[int, int] = {}
+    for index, name in _NUMBERS:
+        if index < len(fields):
+            if not _NUMBER.fullmatch(fields[index]):
+                return Invalid("integer", name)
+            numbers[index] = int(fields[index])
+    # Both or none, as oVirt reads them.
+    shared = len(fields) > 11
+    if numbers[3] != slot_id:
+        return Invalid("foreign-id", str(numbers[3]))
+    try:
+        status, hostname = fields[5].decode("utf-8"), fields[6].decode("utf-8")
+    except UnicodeDecodeError:
+        return Invalid("encoding")
+    extra, extra_ok = _read_text(free_text)
+    return Record(
+        host_id=slot_id,
+        timestamp=numbers[2],
+        score=numbers[4],
+        engine=decode_engine(status),
+        hostname=_CONTROL.sub("?", hostname),
+        maintenance=numbers.get(7, 0) > 0,
+        stopped=numbers.get(8, 0) > 0,
+        conf_on_shared_storage=numbers[10] > 0 if shared else True,
+        local_conf_timestamp=numbers[11] if shared else 0,
+        crc32=fields[_CRC_FIELD].decode("ascii") if len(fields) > _CRC_FIELD else "",
+        parse_version=int(fields[0]),
+        feature_version=int(fields[1]),
+        extra=extra,
+        extra_ok=extra_ok,
+    )
+
+
+_NUMBERS = (
+    (2, "timestamp"),
+    (3, "host id"),
+    (4, "score"),
+    (7, "maintenance"),
+    (8, "stopped"),
+    (10, "conf on shared storage"),
+    (11, "local conf timestamp"),
+)
+
+
+def decode_engine(text: str) -> Optional[EngineStatus]:
+    """The engine status of a host line; None for ``null``. What is not an object of the expected words has vm and
+    health unknown, and detail ``unparsable``. Never raises."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return _UNPARSABLE
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        return _UNPARSABLE
+    words = [found.get("vm"), found.get("health"), found.get("detail"), found.get("reason", "")]
+    if not all(isinstance(word, str) for word in words):
+        return _UNPARSABLE
+    vm, health, detail, reason = words
+    if vm not in _VMS or health not in _HEALTHS:
+        return _UNPARSABLE
+    return EngineStatus(_VMS[vm], _HEALTHS[health], _whole(detail), _whole(reason))
+
+
+_UNPARSABLE = EngineStatus(Vm.UNKNOWN, Health.UNKNOWN, UNPARSABLE)
+
+
+def _whole(text: str) -> str:
+    """JSON may escape half a character, which no encoder can write again."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
+    content, _, padding = free_text.partition(b"\0")
+    pairs = []
+    for line in content.decode("utf-8", "replace").split("\n"):
+        key, equals, value = line.partition("=")
+        if key and equals and key not in _DERIVED:
+            pairs.append((_CONTROL.sub("?", key), _CONTROL.sub("?", value)))
+    return tuple(pairs), not padding.strip(b"\0") and _text_is_whole(content)
+
+
+def _text_is_whole(content: bytes) -> bool:
+    body, line = content[:-13], content[-13:]
+    match = _OWN_CRC.fullmatch(line)
+    return match is not None and match.group(1) == b"%08x" % crc32(body)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def encode(record: Record, wall_offset: float, tz: Optional[tzinfo] = None) -> bytes:
+    """The 4,096 bytes of a slot. ``crc32``, ``extra_ok`` and the versions of the record are not looked at.
+
+    ``wall_offset``: wall clock minus monotonic clock in seconds; ``tz``: zone of the readable times, the process's if
+    None. Where the host line would exceed 512 bytes, ``reason`` and then the host name are cut. A health that is
+    unknown while the VM is up is written as ``bad``: oVirt's readers know no third word there.
+
+    Raises SlotError for numbers out of range and for keys of ``extra`` that are not ours to write.
+    """
+    _check(record)
+    line = _fitting_line(record)
+    text = _fitting_text(record, int(wall_offset), tz)
+    return line.ljust(LINE_SIZE, b"\0") + text.ljust(TEXT_SIZE, b"\0")
+
+
+def wall_time(second: float, wall_offset: float, tz: Optional[tzinfo] = None) -> str:
+    """A monotonic second as ``Tue Nov 14 22:13:20 2023``; ``unknown`` where the wall clock is out of this world."""
+    wall = int(second) + int(wall_offset)
+    if not 0 <= wall <= _LAST_WALL_SECOND:
+        return "unknown"
+    return datetime.fromtimestamp(wall, tz).ctime()
+
+
+def _check(record: Record) -> None:
+    if not 1 <= record.host_id <= MAX_HOST_ID:
+        raise SlotError("host id", record.host_id, f"1 to {MAX_HOST_ID}")
+    numbers = {
+        "timestamp": record.timestamp,
+        "score": record.score,
+        "local conf timestamp": record.local_conf_timestamp,
+    }
+    for name, number in numbers.items():
+        if not 0 <= number <= _LARGEST[name]:
+            raise SlotError(name, number, f"0 to {_LARGEST[name]}")
+    for key, _ in record.extra:
+        if key in _DERIVED or not _KEY.fullmatch(key):
+            raise SlotError(
+                "key of the free text", key, "letters, digits, '.', '_' and '-', and none of the host line's"
+            )
+
+
+def _fitting_line(record: Record) -> bytes:
+    reason = record.engine.reason[:LINE_SIZE] if record.engine is not None else ""
+    hostname = record.hostname[:LINE_SIZE]
+    while True:
+        line = _line(record, hostname, reason)
+        if len(line) <= LINE_SIZE:
+            return line
+        if reason:
+            reason = reason[:-1]
+        else:
+            hostname = hostname[:-1]
+
+
+def _line(record: Record, hostname: str, reason: str) -> bytes:
+    texts = (
+        str(PARSE_VERSION),
+        str(FEATURE_VERSION),
+        str(int(record.timestamp)),
+        str(int(record.host_id)),
+        str(int(record.score)),
+        encode_engine(record.engine, reason),
+        _printable(hostname).replace("|", "?"),
+        "1" if record.maintenance else "0",
+        "1" if record.stopped else "0",
+        "",
+        "1" if record.conf_on_shared_storage else "0",
+        str(int(record.local_conf_timestamp)),
+    )
+    fields = [text.encode("ascii") for text in texts]
+    fields[_CRC_FIELD] = _line_crc(fields)
+    return b"|".join(fields)
+
+
+def encode_engine(status: Optional[EngineStatus], reason: Optional[str] = None) -> str:
+    """The engine status as JSON text in ASCII, with the separators ``", "`` and ``": "`` that other tools search for.
+    ``reason`` replaces the status's own; an empty one is left out."""
+    if status is None:
+        return "null"
+    health = status.health
+    if status.vm is Vm.UP and health is Health.UNKNOWN:
+        health = Health.BAD
+    words = {
+        "vm": status.vm.value,
+        "health": health.value,
+        "detail": _printable(status.detail[:_WORD_LENGTH]).replace("|", "?"),
+    }
+    why = status.reason if reason is None else reason
+    if why:
+        words["reason"] = _field(why)
+    return json.dumps(words)
+
+
+def _field(text: str) -> str:
+    """JSON escapes all but the separator of the line."""
+    return _whole(text).replace("|", "?")
+
+
+def _printable(text: str) -> str:
+    return _UNSAFE.sub("?", text)
+
+
+def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:
+    ours = [(key, _printable(value)) for key, value in record.extra if key not in _OVIRTS]
+    state = _printable(record.get("state")[:_WORD_LENGTH])
+    timeout = _timeout(record.get("timeout")[:_WORD_LENGTH], wall_offset, tz)
+    while True:
+        text = _text(record, state, timeout, ours, wall_offset, tz)
+        if len(text) <= TEXT_SIZE:
+            return text
+        del ours[_least_needed(ours)]
+
+
+def _least_needed(pairs: List[Tuple[str, str]]) -> int:
+    """The last ``why.*``, else the last one."""
+    why = [index for index, (key, _) in enumerate(pairs) if key.startswith("why.")]
+    return why[-1] if why else -1
+
+
+def _timeout(value: str, wall_offset: int, tz: Optional[tzinfo]) -> str:
+    if _SECONDS.fullmatch(value):
+        return wall_time(float(value), wall_offset, tz)
+    return _printable(value)
+
+
+def _text(
+    record: Record,
+    state: str,
+    timeout: str,
+    ours: List[Tuple[str, str]],
+    wall_offset: int,
+    tz: Optional[tzinfo],
+) -> bytes:
+    def moment(second: int) -> str:
+        return f"{int(second)} ({wall_time(second, wall_offset, tz)})"
+
+    pairs = [
+        ("metadata_parse_version", str(PARSE_VERSION)),
+        ("metadata_feature_version", str(FEATURE_VERSION)),
+        ("timestamp", moment(record.timestamp)),
+        ("host-id", str(record.host_id)),
+        ("score", str(record.score)),
+        ("vm_conf_refresh_time", moment(record.local_conf_timestamp)),
+        ("conf_on_shared_storage", str(bool(record.conf_on_shared_storage))),
+        ("maintenance", str(bool(record.maintenance))),
+        *([("state", state)] if state else []),
+        ("stopped", str(bool(record.stopped))),
+        *([("timeout", timeout)] if timeout else []),
+        *ours,
+    ]
+    text = "".join(f"{key}={value}\n" for key, value in pairs).encode("ascii")
+    return text + b"crc=%08x\n" % crc32(text) if ours else text
+
+
+# --- the global slot ------------------------------------------------------------------------------------------------
+
+
+def encode_global(maintenance: bool) -> bytes:
+    """Slot 0. Exactly one key: oVirt's writer puts no separator between two, and its reader takes none."""
+    return (b"maintenance=1" if maintenance else b"maintenance=0").ljust(SLOT_SIZE, b"\0")
+
+
+def decode_global(data: bytes) -> Reading[bool]:
+    """Global maintenance. A slot of NULs was never set: False. What cannot be understood is unknown: ``size``,
+    ``garbage``, ``no-maintenance``, ``maintenance-value``. Never raises.
+
+    Lines with other keys are skipped; of several the last counts; true begins with t, y or 1, false with f, n or 0,
+    in either case, as oVirt has it.
+    """
+    if len(data) != SLOT_SIZE:
+        return Reading.missing("size")
+    content = bytes(data).rstrip(b"\0")
+    if not content:
+        return Reading.of(False)
+    if not content.isascii() or b"\0" in content:
+        return Reading.missing("garbage")
+    values = [
+        line[len("maintenance=") :] for line in content.decode("ascii").split("\n") if line.startswith("maintenance=")
+    ]
+    if not values:
+        return Reading.missing("no-maintenance")
+    letter = values[-1][:1].lower()
+    if letter not in ("t", "y", "1", "f", "n", "0"):
+        return Reading.missing("maintenance-value")
+    return Reading.of(letter in ("t", "y", "1"))
