@@ -1,0 +1,384 @@
+"""The shared volume as this host reads and writes it: one slot of 4,096 bytes per host id, slot 0 for the global
+flags.
+
+No thread and no clock of its own: ``tick`` does what is due and says when to come again, ``write`` is called by
+whoever publishes. Readers get an immutable view that is replaced as a whole, so that a host which left the volume
+leaves the view too. What is served is what was read from the volume, or written and read back; never what somebody
+merely asked to write.
+"""
+
+import threading
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Callable, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
+
+from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.protocol import PublishFacts, StorageFacts
+from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE, Empty, Health, Record, Slot, Vm
+from ovirt_he_ha.core.seams import BlockIO, Clock
+from ovirt_he_ha.core.slot import decode, decode_global
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
+
+BLANK = bytes(SLOT_SIZE)
+SLOT_COUNT = MAX_HOST_ID + 1
+CHUNK = 256  # slots in one read: 1 MiB, so that a full scan never keeps a write waiting for longer than one of these
+GAP = 15  # unread slots between two wanted ones that are cheaper to read along than to ask for separately
+TURN_FLOOR = 1.0  # wall seconds to wait for another transfer at the least
+LATE_WRITES = 8  # given-up writes whose late arrival in our slot is not taken for another host's
+OVERWRITTEN_FOR = 60.0  # seconds that a foreign write into our slot stays reported: every cycle of the agent sees it
+
+
+@dataclass(frozen=True)
+class View:
+    """What one read of the volume found. ``slots``: 0, our own, and every other one that is in use."""
+
+    slots: Mapping[int, bytes]
+    read_at: float
+
+
+@dataclass(frozen=True)
+class _Last:
+    """A slot's last content and when it changed, as far as we saw."""
+
+    data: bytes
+    changed_at: float
+    meaning: object
+
+
+@dataclass
+class _Own:
+    """What became of our own slot. ``late``: writes that were given up and may still reach the volume."""
+
+    written: Optional[bytes] = None
+    late: Tuple[bytes, ...] = ()
+    written_at: Optional[float] = None
+    overwritten_at: Optional[float] = None
+    problem: str = ""
+
+
+class Whiteboard:
+    """``open_volume`` returns the volume or raises StorageError; it is called again until it succeeds.
+    ``on_change``: called when
+    something happened that others should look at.
+    """
+
+    def __init__(
+        self,
+        open_volume: Callable[[], BlockIO],
+        host_id: int,
+        clock: Clock,
+        timers: Timers,
+        on_change: Callable[[], None] = lambda: None,
+        on_read: Callable[[Optional[float], str], None] = lambda _seconds, _why: None,
+        metrics: Optional[Metrics] = None,
+    ) -> None:
+        self.host_id = host_id
+        self._open_volume = open_volume
+        self._clock = clock
+        self._timers = timers
+        self._on_change = on_change
+        self._on_read = on_read
+        self._metrics = metrics or Metrics()
+        self._io: Optional[BlockIO] = None
+        self._io_lock = threading.Lock()  # one transfer at a time; guards _io, _order, _writes; taken before the other
+        self._order = 0  # counts transfers: a read that began before a write must not hide it
+        self._writes: Dict[int, Tuple[int, bytes]] = {}
+        self._facts_lock = threading.Lock()  # guards what readers see: _view, _state, _own, _last
+        self._view: Optional[View] = None
+        self._state = StorageFacts()
+        self._state_at: Optional[float] = None
+        self._write_problem: Optional[StorageFacts] = None  # a volume that can be read but not written
+        self._own = _Own()
+        self._last: Dict[int, _Last] = {}
+        self._used: FrozenSet[int] = frozenset()
+        self._listed: FrozenSet[int] = frozenset()
+        self._scan_due = 0.0
+        self._scanned = False
+        self._tried_at: Optional[float] = None
+
+    # --- what readers see -----------------------------------------------------------------------------------------
+
+    def slots(self) -> Mapping[int, bytes]:
+        """The last good view, empty before the first one."""
+        view = self._view
+        return view.slots if view else MappingProxyType({})
+
+    def slots_age(self, now: float) -> Optional[float]:
+        view = self._view
+        return max(0.0, now - view.read_at) if view else None
+
+    def storage(self, now: float) -> StorageFacts:
+        with self._facts_lock:
+            age = None if self._state_at is None else max(0.0, now - self._state_at)
+            found = self._write_problem if self._write_problem and self._state.state == "ok" else self._state
+            return StorageFacts(found.state, age, found.detail)
+
+    def publish(self, now: float) -> PublishFacts:
+        with self._facts_lock:
+            own = self._own
+            age = None if own.written_at is None else max(0.0, now - own.written_at)
+            recent = own.overwritten_at is not None and now - own.overwritten_at < OVERWRITTEN_FOR
+            return PublishFacts(age, recent, own.problem)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def tick(self, listed: Optional[Collection[int]] = None, alert: bool = False) -> float:
+        """Read what is due and return the product second of the next call. ``listed``: host ids that sanlock lists,
+        None if it cannot be asked. ``alert``: read often although the slots look well. Never raises for what
+        storage does."""
+        now = self._clock.monotonic()
+        if listed is not None and frozenset(listed) != self._listed:
+            self._listed = frozenset(listed)
+            self._scan_due = now
+        if self._tried_at is None or now >= self._tried_at + self._interval(now, alert):
+            self._tried_at = now
+            try:
+                self._read(now)
+            except StorageError as error:
+                self._failed(error, now)
+        # Somebody may write meanwhile that the engine is down: look again soon whether a read is due.
+        return min(self._tried_at + self._interval(now, alert), now + self._timers.slot_read_alert)
+
+    def _interval(self, now: float, alert: bool) -> float:
+        calm = not alert and self._state.state == "ok" and self.engine_is_well(now)
+        return self._timers.slot_read_well if calm else self._timers.slot_read_alert
+
+    def _read(self, now: float) -> None:
+        full = not self._scanned or now >= self._scan_due
+        wanted: Iterable[int] = range(SLOT_COUNT) if full else self._interesting()
+        found = self._read_slots(wanted)
+        if full:
+            self._used = frozenset(slot_id for slot_id, (_, data) in found.items() if data[:1] != b"\0")
+            self._scanned = True
+            self._scan_due = now + self._timers.full_scan
+            self._metrics.add("storage.full_scans")
+        self._accept(found)
+
+    def _interesting(self) -> FrozenSet[int]:
+        known = {slot_id for slot_id in self._listed if 0 <= slot_id <= MAX_HOST_ID}
+        return frozenset(known | self._used | {self.host_id, GLOBAL_SLOT})
+
+    def _read_slots(self, ids: Iterable[int]) -> Dict[int, Tuple[int, bytes]]:
+        """Each slot with the order number of the transfer it came from. Raises StorageError."""
+        found: Dict[int, Tuple[int, bytes]] = {}
+        wanted = set(ids)
+        for first, count in runs(wanted):
+            order, data = self._transfer(first, count)
+            for index in range(count):
+                if first + index in wanted:
+                    # sliced before anything is decoded: a bad slot is one bad host
+                    found[first + index] = (order, data[index * SLOT_SIZE : (index + 1) * SLOT_SIZE])
+        self._metrics.add("storage.slots_read", len(found))
+        return found
+
+    def _transfer(self, first: int, count: int) -> Tuple[int, bytes]:
+        began = self._clock.monotonic()
+        until = began + self._timers.io_deadline
+        self._enter(until)
+        try:
+            data = self._volume().read(first * SLOT_SIZE, count * SLOT_SIZE, self._left(until))
+            self._order += 1
+            order = self._order
+        finally:
+            self._io_lock.release()
+        self._metrics.add("storage.bytes_read", len(data))
+        self._on_read(self._clock.monotonic() - began, "")
+        return order, data
+
+    def _accept(self, found: Mapping[int, Tuple[int, bytes]]) -> None:
+        """Make the view of what was read, with whatever was written since."""
+        now = self._clock.monotonic()
+        with self._io_lock, self._facts_lock:
+            slots: Dict[int, bytes] = {}
+            changed = self._set_state("ok", "", now)
+            for slot_id, (order, data) in found.items():
+                written_order, written = self._writes.get(slot_id, (0, b""))
+                slots[slot_id] = written if written_order > order else data
+                if slot_id == self.host_id and written_order < order:
+                    changed |= self._is_foreign(data, now)
+            kept = {slot_id: data for slot_id, data in slots.items() if data[:1] != b"\0" or self._always(slot_id)}
+            self._view = View(MappingProxyType(kept), now)
+            changed |= self._note(kept, now)
+        if changed:
+            self._on_change()
+
+    def _always(self, slot_id: int) -> bool:
+        """Shown even when blank."""
+        return slot_id in (GLOBAL_SLOT, self.host_id) or slot_id in self._listed
+
+    def _note(self, slots: Mapping[int, bytes], now: float) -> bool:
+        """Remember contents; whether any slot means something else than before. A new timestamp alone does not."""
+        changed = False
+        for slot_id in [slot_id for slot_id in self._last if slot_id not in slots]:
+            del self._last[slot_id]
+            changed = True
+        for slot_id, data in slots.items():
+            last = self._last.get(slot_id)
+            if last is not None and last.data == data:
+                continue
+            meaning = meaning_of(slot_id, data)
+            changed |= slot_id != self.host_id and (last is None or last.meaning != meaning)
+            self._last[slot_id] = _Last(data, now, meaning)
+        return changed
+
+    def engine_is_well(self, now: float) -> bool:
+        """Some host that still publishes says the engine is up and healthy, or nobody is to act (global
+        maintenance)."""
+        with self._facts_lock:
+            slots = dict(self._last)
+        flags = slots.pop(GLOBAL_SLOT, None)
+        if flags is not None and decode_global(flags.data).value:
+            return True
+        fresh = 3 * self._timers.cycle
+        return any(_runs_well(slot_id, last.data) for slot_id, last in slots.items() if now - last.changed_at < fresh)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def write(self, host_id: int, data: bytes) -> None:
+        """Write a slot and return when it is on the volume and was read back equal. ``data``: up to 4,096 bytes,
+        padded. The caller has checked that the slot is ours to write. Raises StorageError, StorageOverdue."""
+        if len(data) > SLOT_SIZE:
+            raise ValueError(f"slot of {len(data)} bytes")
+        block = data.ljust(SLOT_SIZE, b"\0")
+        try:
+            changed = self._write(host_id, block)
+        except StorageError as error:
+            self._write_failed(host_id, block, error)
+            raise
+        self._metrics.add("storage.slots_written")
+        self._metrics.add("storage.bytes_written", SLOT_SIZE)
+        if changed:
+            self._on_change()
+
+    def _write(self, host_id: int, block: bytes) -> bool:
+        """Whether there is something that others should look at."""
+        until = self._clock.monotonic() + self._timers.io_deadline
+        offset = host_id * SLOT_SIZE
+        changed = False
+        self._enter(until)
+        try:
+            io = self._volume()
+            if host_id == self.host_id and self._own.written is not None:
+                before = io.read(offset, SLOT_SIZE, self._left(until))
+                with self._facts_lock:
+                    changed = self._is_foreign(before, self._clock.monotonic())
+            io.write(offset, block, self._left(until))
+            found = io.read(offset, SLOT_SIZE, self._left(until))
+            self._order += 1
+            self._writes[host_id] = (self._order, found)
+            with self._facts_lock:
+                changed |= self._written(host_id, block, found)
+        finally:
+            self._io_lock.release()
+        if found != block:
+            raise StorageError("not-stored", f"slot {host_id}", detail="another host wrote it")
+        return changed
+
+    def _written(self, host_id: int, block: bytes, found: bytes) -> bool:
+        """Note what became of a write, and put it into the view at once: who wrote may read it back through us."""
+        now = self._clock.monotonic()
+        if host_id == self.host_id:
+            self._own.written = block
+            if self._is_foreign(found, now):
+                return True
+            self._own.written_at, self._own.problem, self._own.late = now, "", ()
+        if found == block:
+            self._write_problem = None
+        if self._view is None:
+            return False
+        slots = dict(self._view.slots)
+        slots[host_id] = found
+        self._view = View(MappingProxyType(slots), self._view.read_at)
+        return self._note(slots, now)
+
+    def _write_failed(self, host_id: int, block: bytes, error: StorageError) -> None:
+        self._metrics.add("storage.write_errors")
+        with self._facts_lock:
+            self._write_problem = StorageFacts(error.code, None, str(error))
+            if host_id == self.host_id:
+                self._own.problem = error.code
+                self._own.late = (*self._own.late, block)[-LATE_WRITES:]
+        self._on_change()
+
+    def _is_foreign(self, found: bytes, now: float) -> bool:
+        """Somebody else wrote our slot if it holds nothing of what we wrote. Said once per foreign write."""
+        own = self._own
+        if own.written is None or found == own.written or found in own.late:
+            return False
+        own.overwritten_at = now
+        own.written = found
+        self._metrics.add("storage.own_slot_overwritten")
+        return True
+
+    # --- the volume -----------------------------------------------------------------------------------------------
+
+    def _enter(self, until: float) -> None:
+        """Wait for our turn, in wall seconds; storage does not become faster with the lab's clock."""
+        wait = max(self._left(until) / self._clock.scale, min(TURN_FLOOR, self._timers.io_deadline))
+        if not self._io_lock.acquire(timeout=wait):
+            detail = f"{self._timers.io_deadline:g} s, waiting for another access"
+            raise StorageOverdue("overdue", "volume", detail=detail)
+
+    def _left(self, until: float) -> float:
+        """Product seconds; never 0, so that the volume itself says what is overdue."""
+        return max(until - self._clock.monotonic(), 0.001)
+
+    def _volume(self) -> BlockIO:
+        if self._io is None:
+            self._io = self._open_volume()
+        return self._io
+
+    def _failed(self, error: StorageError, now: float) -> None:
+        self._metrics.add("storage.read_errors")
+        self._on_read(None, error.code)
+        with self._facts_lock:
+            changed = self._set_state(error.code, str(error), now)
+        if changed:
+            self._on_change()
+
+    def _set_state(self, state: str, detail: str, now: float) -> bool:
+        changed = state != self._state.state
+        self._state = StorageFacts(state, None, detail)
+        self._state_at = now
+        return changed
+
+    def close(self, deadline: float) -> None:
+        """Let go of the volume within ``deadline`` seconds; a transfer that hangs is left behind."""
+        if self._io_lock.acquire(timeout=deadline):
+            try:
+                if self._io is not None:
+                    self._io.close(deadline)
+                    self._io = None
+            finally:
+                self._io_lock.release()
+
+
+def runs(ids: Collection[int]) -> List[Tuple[int, int]]:
+    """Reads that cover ``ids``: (first slot, number of slots), none longer than CHUNK, near ones joined."""
+    found: List[Tuple[int, int]] = []
+    for slot_id in sorted(ids):
+        if found:
+            first, count = found[-1]
+            if slot_id - (first + count) <= GAP and slot_id - first < CHUNK:
+                found[-1] = (first, slot_id - first + 1)
+                continue
+        found.append((slot_id, 1))
+    return found
+
+
+def meaning_of(slot_id: int, data: bytes) -> object:
+    """What of a slot is worth waking somebody for: everything but its time and the size of a score."""
+    if slot_id == GLOBAL_SLOT:
+        return decode_global(data).value
+    slot: Slot = decode(slot_id, data)
+    if not isinstance(slot, Record):
+        return type(slot).__name__ if isinstance(slot, Empty) else slot
+    return (slot.engine, slot.maintenance, slot.stopped, slot.score > 0, slot.get("state"), slot.get("mig"))
+
+
+def _runs_well(slot_id: int, data: bytes) -> bool:
+    slot = decode(slot_id, data)
+    if not isinstance(slot, Record) or slot.engine is None or slot.stopped:
+        return False
+    return slot.engine.vm is Vm.UP and slot.engine.health is Health.GOOD
