@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence, TypeVar
 
 from ovirt_he_ha.lab import appliance, control, domain, process, services, state
 from ovirt_he_ha.lab.layout import ENGINE_FQDN, Lab, LabError, LabHost, UnfitDirectory
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 # An abstract socket name in the machine's network namespace: held by the keeper, gone with it.
 CLAIM = "\0ovirt-he-lab"
@@ -85,6 +86,7 @@ def up(lab: Lab, say: Say) -> None:
         finally:
             claim.close()
         say(f"starting {lab.hosts} hosts")
+        wait_for(lab.observations.exists, 10, "the observer", lab.log / "observer.log")
         control.call(lab.control, "power-on", hosts=lab.host_ids)
         wait_services(lab, lab.host_ids)
 
@@ -171,13 +173,13 @@ def answers(lab: Lab) -> bool:
     return True
 
 
-def wait_for(condition: "Callable[[], object]", limit: float, what: str, log_file: Path) -> "List[int]":
+def wait_for(condition: Callable[[], T], limit: float, what: str, log_file: Path) -> T:
     """Poll every 20 ms. Returns the first true answer; raises NotReady after ``limit`` wall seconds."""
     end = time.monotonic() + limit
     while True:
         answer = condition()
         if answer:
-            return answer  # type: ignore[return-value]
+            return answer
         if time.monotonic() > end:
             raise NotReady(what, limit, log_file)
         time.sleep(0.02)
@@ -248,9 +250,14 @@ def virtual_environment() -> str:
     return sys.prefix if sys.prefix != sys.base_prefix else ""
 
 
-def inside(host: LabHost, command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
-    """Run ``command`` as root inside a host, in that host's environment. ``options`` are those of subprocess.run."""
-    argv = nsenter(host, command)
+def inside(
+    host: LabHost, command: Sequence[str], limit: Optional[float] = None, **options: Any
+) -> "subprocess.CompletedProcess[Any]":
+    """Run ``command`` as root inside a host, in that host's environment. ``options`` are those of subprocess.run.
+    After ``limit`` wall seconds it is killed, by somebody inside (killing `nsenter` would leave it running): the
+    exit code is then 137."""
+    guard = [] if limit is None else ["timeout", "-s", "KILL", f"{limit:g}"]
+    argv = nsenter(host, [*guard, *command])
     return subprocess.run(argv, env={**services.environment(host), **options.pop("env", {})}, **options)
 
 

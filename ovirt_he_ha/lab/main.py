@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 from ovirt_he_ha.lab import cluster, control, faults, network, state, status
+from ovirt_he_ha.lab.drills import DRILLS
+from ovirt_he_ha.lab.drills.stage import Stage
 from ovirt_he_ha.lab.layout import (
     DEFAULT_HOSTS,
     DEFAULT_SCALE,
@@ -40,6 +42,9 @@ def up(arguments: argparse.Namespace) -> int:
         daemons=not arguments.no_daemons,
     )
     cluster.up(lab, say)
+    if lab.daemons:
+        took = Stage(lab).await_whole(say)
+        say(f"the engine is healthy and every host protects it, {took:.1f} s after the hosts' start")
     say(f"{lab.hosts} hosts run in {lab.directory}, {lab.scale:g} product seconds per second")
     return 0
 
@@ -90,6 +95,13 @@ def logs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def drill(arguments: argparse.Namespace) -> int:
+    lab = state.running_lab(directory_from(arguments.dir))
+    report = DRILLS[arguments.name].hold(Stage(lab), arguments.leave, say)
+    print(json.dumps(report.as_json()) if arguments.json else report.as_text())
+    return 0 if report.passed else 1
+
+
 def log_files(hosts: Sequence[LabHost], service: str) -> List[Path]:
     names = [service] if service else ["broker", "agent"]
     found = [
@@ -120,6 +132,10 @@ def parser() -> argparse.ArgumentParser:
     fault.add_argument("--host", type=int, required=True)
     again = verb("start-host", "power a host on again")
     again.add_argument("--host", type=int, required=True)
+    held = verb("drill", "inject one fault, time the recovery, judge it, and restore the cluster")
+    held.add_argument("name", choices=sorted(DRILLS), help="; ".join(f"{d.name}: {d.about}" for d in DRILLS.values()))
+    held.add_argument("--json", action="store_true")
+    held.add_argument("--leave", action="store_true", help="do not restore the cluster afterwards")
     text = verb("logs", "the last lines of the daemons' logs")
     text.add_argument("--host", type=int)
     text.add_argument("--service", default="", choices=["", "broker", "agent", "libvirtd", "sanlock", "init"])
@@ -157,6 +173,7 @@ VERBS: Dict[str, Callable[[argparse.Namespace], int]] = {
     "kill": kill,
     "start-host": start_host,
     "logs": logs,
+    "drill": drill,
 }
 
 
