@@ -3,7 +3,7 @@
 import threading
 import time
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
@@ -34,7 +34,7 @@ from ovirt_he_ha.storage.local import LocalDomain
 SHUTDOWN_SECONDS = 120.0  # product
 POWEROFF_SECONDS = 30.0  # product
 START_SECONDS = 60.0  # product: the lease was looked at first, so create does not wait for a dead owner
-LEASE_AGE = 30.0  # product seconds; an older look at the lease is none
+LEASE_AGE = Timers().facts_stale  # product seconds; an older look at the lease is none
 _NOT_HERE = "Virtual machine does not exist on this host"
 
 
@@ -119,9 +119,7 @@ def objection_to_start(leases: LeaseFacts, own_id: int, hosts: Hosts) -> str:
             if held
             else ""
         )
-    flag = (
-        leases.hosts.value.get(owner.host_id, HostLease.FREE) if leases.hosts.value is not None else HostLease.UNKNOWN
-    )
+    flag = _flag(leases, owner.host_id)
     if flag in (HostLease.DEAD, HostLease.FREE):
         return ""
     name = hosts.name(owner.host_id)
@@ -131,6 +129,14 @@ def objection_to_start(leases: LeaseFacts, own_id: int, hosts: Hosts) -> str:
             "--vm-shutdown on that host"
         )
     return f"Host {name} holds the VM's lease and is not known to be dead (sanlock: {flag.value}): wait until it is"
+
+
+def _flag(leases: LeaseFacts, host_id: int) -> HostLease:
+    """An id that sanlock does not list is in nobody's use."""
+    hosts = leases.hosts.value
+    if hosts is None or (leases.hosts.age or 0.0) > LEASE_AGE:
+        return HostLease.UNKNOWN
+    return hosts.get(host_id, HostLease.FREE)
 
 
 def _failed_start(host: Host, report: ActionReport) -> Refusal:
@@ -190,9 +196,7 @@ def migrate(request: Request) -> int:
     snapshot, hosts = host.look()
     _require_here(snapshot)
     target = _destination(hosts, host.conf.host_id, wanted)
-    memory = _memory_mib(host)
-    timers = Timers()
-    limit = timers.migration_base + memory / timers.migration_mib_per_second
+    limit = Timers().migration_deadline(_memory_mib(host))
     action = Action(ActionKind.MIGRATE, target.host_id, migration_uri(target), limit)
     name = hosts.name(target.host_id)
     say(f"Moving the engine VM to host {name}, within {limit:.0f} s; it goes on meanwhile")
@@ -209,17 +213,24 @@ def migrate(request: Request) -> int:
 
 def _interruptible(vm: LibvirtEngineVm, action: Action, limit: float) -> ActionReport:
     """Whoever presses Ctrl-C wants the VM to stay: the job is aborted, not left to itself."""
-    reports: List[ActionReport] = []
-    worker = threading.Thread(target=lambda: reports.append(vm.migrate(action, limit)), daemon=True)
+    results: List[Union[ActionReport, Exception]] = []
+
+    def work() -> None:
+        try:
+            results.append(vm.migrate(action, limit))
+        except Exception as error:  # raised again by whoever waits for it
+            results.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
         worker.join()
     except KeyboardInterrupt:
         vm.abort_migration()
         raise
-    if not reports:
-        return ActionReport(action, 0.0, Outcome.FAILED, detail="libvirt's call ended with an error")
-    return reports[0]
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
 def migration_uri(record: Record) -> str:

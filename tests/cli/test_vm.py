@@ -1,0 +1,338 @@
+import base64
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+from ovirt_he_ha.cli import vm
+from ovirt_he_ha.cli.hosts import read_hosts
+from ovirt_he_ha.core.model import (
+    Action,
+    ActionKind,
+    ActionReport,
+    HostLease,
+    LeaseFacts,
+    LeaseId,
+    LeaseOwner,
+    LockspaceState,
+    Outcome,
+    Reading,
+)
+from tests.cli.world import UP, VMID, World, record, run
+
+XML = """\
+<domain type='qemu'>
+  <name>HostedEngine</name>
+  <uuid>{vmid}</uuid>
+  <memory unit='MiB'>256</memory>
+  <os><type arch='x86_64'>hvm</type></os>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <on_lockfailure>poweroff</on_lockfailure>
+  <devices>
+    <lease><lockspace>{lockspace}</lockspace><key>{key}</key><target path='{path}' offset='0'/></lease>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{format}' cache='none'/>
+      <source file='{disk}'><seclabel model='dac' relabel='no'/></source>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+"""
+
+
+class Engine:
+    """libvirt's side: remembers what it was asked, and answers with ``outcome``."""
+
+    outcome = Outcome.OK
+    detail = ""
+    asked: ClassVar[List[Tuple[Any, ...]]] = []
+    aborted = 0
+    never = False
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def _report(self, kind: ActionKind, *what: Any) -> ActionReport:
+        type(self).asked.append((kind, *what))
+        return ActionReport(Action(kind), 0.0, self.outcome, 1.0, self.detail)
+
+    def start(self, xml: str, lease: LeaseId, deadline: float) -> ActionReport:
+        return self._report(ActionKind.START, xml, lease)
+
+    def shutdown(self, deadline: float) -> ActionReport:
+        return self._report(ActionKind.STOP)
+
+    def destroy(self, deadline: float) -> ActionReport:
+        return self._report(ActionKind.POWER_OFF)
+
+    def migrate(self, action: Action, deadline: float) -> ActionReport:
+        if self.never:
+            raise RuntimeError("libvirt's call failed")
+        return self._report(ActionKind.MIGRATE, action, deadline)
+
+    def abort_migration(self) -> None:
+        type(self).aborted += 1
+
+
+@pytest.fixture
+def engine(host: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    class Own(Engine):
+        asked: ClassVar[List[Tuple[Any, ...]]] = []
+
+    monkeypatch.setattr(vm, "LibvirtEngineVm", Own)
+    monkeypatch.setattr(vm, "Connection", lambda *_args: None)
+    define(host)
+    host.publish(record(1), record(2), record(3))
+    yield Own
+
+
+def define(host: World, **changes: str) -> None:
+    host.paths.vm_conf.write_text(vm_conf(host, **changes))
+
+
+def vm_conf(host: World, **changes: str) -> str:
+    lease = lease_of(host)
+    values: Dict[str, str] = {
+        "vmid": VMID,
+        "lockspace": lease.lockspace,
+        "key": lease.key,
+        "path": lease.path,
+        "format": "raw",
+        "disk": lease.path[: -len(".lease")],
+        **changes,
+    }
+    xml = base64.b64encode(XML.format(**values).encode()).decode()
+    return f"xmlBase64={xml}\nvmId={VMID}\nmemSize=256\n"
+
+
+def lease_of(host: World) -> LeaseId:
+    ids = [f"00000000-0000-4000-8000-{number:012d}" for number in (1, 2, 3)]
+    image, volume, domain = ids
+    return LeaseId(domain, volume, f"{host.storage}/{domain}/images/{image}/{volume}.lease", 0)
+
+
+# --- start --------------------------------------------------------------------------------------------------------
+
+
+def test_start(world: World, engine: type) -> None:
+    ran = run("--vm-start")
+    assert ran.status == 0 and "WaitForLaunch" in ran.out
+    ((kind, _xml, lease),) = engine.asked
+    assert (kind, lease) == (ActionKind.START, lease_of(world))
+
+
+def test_start_from_another_definition(world: World, engine: type, tmp_path: Path) -> None:
+    other = tmp_path / "vm.conf"
+    other.write_text(vm_conf(world))
+    world.paths.vm_conf.unlink()
+    assert run("--vm-start").status == 1
+    assert run("--vm-start", f"--vm-conf={other}").status == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"key": "another"}, {"lockspace": "another"}, {"path": "/elsewhere.lease"}, {"format": "qcow2"}, {"vmid": "x"}],
+)
+def test_an_unsafe_definition_is_refused(world: World, engine: type, changes: Dict[str, str]) -> None:
+    define(world, **changes)
+    ran = run("--vm-start")
+    assert ran.status == 1 and str(world.paths.vm_conf) in ran.err and engine.asked == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"vmId=1\nmemSize=256\n", b"xmlBase64=!!!\n"])
+def test_an_unreadable_definition_is_refused(world: World, engine: type, content: bytes) -> None:
+    world.paths.vm_conf.write_bytes(content)
+    ran = run("--vm-start")
+    assert ran.status == 1 and engine.asked == [] and ran.err.count("\n") == 1
+    assert run("--vm-start", "--vm-conf=/does/not/exist").status == 1
+
+
+def test_a_vm_that_runs_here_is_not_started_again(world: World, engine: type) -> None:
+    world.engine(UP)
+    ran = run("--vm-start")
+    assert ran.status == 1 and ran.out.startswith("VM exists") and engine.asked == []
+
+
+def test_start_is_refused_with_the_owners_name(world: World, engine: type) -> None:
+    world.leases(owner=Reading.of(LeaseOwner(2, 7, 100)))
+    ran = run("--vm-start")
+    assert ran.status == 1 and engine.asked == []
+    assert "2 (host2)" in ran.err and "lease" in ran.err
+
+
+def test_start_without_a_broker_is_refused(host: World, engine: type) -> None:
+    assert run("--vm-start").status == 1
+    assert engine.asked == []
+
+
+def test_a_lost_race_names_the_winner(world: World, engine: type) -> None:
+    engine.outcome = Outcome.LOST_RACE
+    original = engine.start
+
+    def lose(self: Engine, *args: Any) -> ActionReport:
+        world.leases(owner=Reading.of(LeaseOwner(3, 7, 100)))
+        return ActionReport(original(self, *args).action, 0.0, Outcome.LOST_RACE, 1.0)
+
+    engine.start = lose
+    ran = run("--vm-start")
+    assert ran.status == 1 and "3 (host3)" in ran.err
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED, Outcome.OVERDUE])
+def test_a_failed_start_says_why(world: World, engine: type, outcome: Outcome) -> None:
+    engine.outcome, engine.detail = outcome, "no memory"
+    ran = run("--vm-start")
+    assert ran.status == 1 and "no memory" in ran.err and ran.out == ""
+
+
+HELD = Reading.of(LockspaceState.HELD)
+OWN = 1
+
+
+def objection(world: World, **facts: Any) -> str:
+    values = {"lockspace": HELD, "hosts": Reading.of({2: HostLease.LIVE}), "own_generation": 4, **facts}
+    return vm.objection_to_start(LeaseFacts(**values), OWN, read_hosts(world.facts, ()))
+
+
+def test_a_free_lease_may_be_taken(world: World) -> None:
+    assert objection(world, owner=Reading.of(LeaseOwner(0))) == ""
+
+
+@pytest.mark.parametrize("flag", list(HostLease))
+def test_the_owner_must_be_gone(world: World, flag: HostLease) -> None:
+    said = objection(world, owner=Reading.of(LeaseOwner(2, 1, 9)), hosts=Reading.of({2: flag}))
+    assert bool(said) == (flag not in (HostLease.FREE, HostLease.DEAD))
+
+
+def test_an_owner_that_sanlock_does_not_list_is_free(world: World) -> None:
+    assert objection(world, owner=Reading.of(LeaseOwner(9, 1, 9))) == ""
+
+
+def test_unknown_is_not_free(world: World) -> None:
+    owner = Reading.of(LeaseOwner(2, 1, 9))
+    assert objection(world, owner=Reading.missing("error"))
+    assert objection(world, owner=Reading.of(LeaseOwner(0), age=31.0))
+    assert objection(world, owner=owner, hosts=Reading.missing("no-daemon"))
+    assert objection(world, owner=owner, hosts=Reading.of({2: HostLease.DEAD}, age=31.0))
+
+
+def test_our_own_record(world: World) -> None:
+    """Of this boot: the VM is here. Of an earlier one: ours to take over."""
+    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 4, 9)))
+    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 4, 9)), own_generation=None)
+    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 3, 9))) == ""
+
+
+@pytest.mark.parametrize("state", [state for state in LockspaceState if state is not LockspaceState.HELD])
+def test_without_the_lockspace_nothing_may_start(world: World, state: LockspaceState) -> None:
+    assert objection(world, lockspace=Reading.of(state), owner=Reading.of(LeaseOwner(0)))
+
+
+def test_an_unknown_lockspace_is_not_held(world: World) -> None:
+    assert objection(world, lockspace=Reading.missing("not-yet"), owner=Reading.of(LeaseOwner(0)))
+
+
+# --- stop ---------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown(world: World, engine: type) -> None:
+    world.engine(UP)
+    ran = run("--vm-shutdown")
+    assert ran.status == 0 and engine.asked == [(ActionKind.STOP,)]
+
+
+@pytest.mark.parametrize("verb", ["--vm-shutdown", "--vm-migrate"])
+def test_what_is_not_here_cannot_be_stopped_or_moved(world: World, engine: type, verb: str) -> None:
+    ran = run(verb)
+    assert ran.status == 1 and ran.err.startswith("Virtual machine does not exist") and engine.asked == []
+    monitors = replace(world.facts.monitors, engine=Reading.missing("no-libvirt"))
+    world.facts = replace(world.facts, monitors=monitors)
+    assert run(verb).status == 1 and engine.asked == []
+
+
+def test_a_guest_that_does_not_listen(world: World, engine: type) -> None:
+    world.engine(UP)
+    engine.outcome = Outcome.OVERDUE
+    ran = run("--vm-shutdown")
+    assert ran.status == 1 and "--vm-poweroff" in ran.err
+
+
+def test_poweroff_needs_no_broker(host: World, engine: type) -> None:
+    assert run("--vm-poweroff").status == 0
+    assert engine.asked == [(ActionKind.POWER_OFF,)]
+    engine.outcome = Outcome.FAILED
+    assert run("--vm-poweroff").status == 1
+
+
+# --- migrate ------------------------------------------------------------------------------------------------------
+
+
+def able(host_id: int, score: int = 3400, **changes: Any) -> Any:
+    extra = (("mig", "1"), ("mig.uri", f"tcp://10.0.1.{host_id}"))
+    return record(host_id, score=score, extra=extra, **changes)
+
+
+@pytest.fixture
+def moving(world: World, engine: type) -> World:
+    world.engine(UP)
+    world.publish(
+        record(1, engine=UP), able(2, 3000), able(3, 3200), record(4), able(5, 3400), able(6, maintenance=True)
+    )
+    world.alive = [1, 2, 3, 4, 6]
+    return world
+
+
+def target(engine: type) -> Tuple[int, str]:
+    ((kind, action, deadline),) = engine.asked
+    assert kind is ActionKind.MIGRATE and deadline == action.deadline == 128.0
+    return action.target_id, action.target_address
+
+
+def test_migrate_to_the_best_host(moving: World, engine: type) -> None:
+    ran = run("--vm-migrate")
+    assert ran.status == 0 and "3 (host3)" in ran.out
+    assert target(engine) == (3, "tcp://10.0.1.3")
+
+
+def test_migrate_to_a_named_host(moving: World, engine: type) -> None:
+    assert run("--host=2", "--vm-migrate").status == 0
+    assert target(engine) == (2, "tcp://10.0.1.2")
+
+
+@pytest.mark.parametrize("host_id", [1, 4, 5, 6, 7])
+def test_a_host_that_cannot_take_it(moving: World, engine: type, host_id: int) -> None:
+    """This one; one without an address; one that is not alive; one in maintenance; one that nobody knows."""
+    ran = run("--vm-migrate", f"--host={host_id}")
+    assert ran.status == 1 and str(host_id) in ran.err and engine.asked == []
+
+
+def test_nobody_can_take_it(moving: World, engine: type) -> None:
+    moving.alive = [1]
+    assert run("--vm-migrate").status == 1
+    assert engine.asked == []
+
+
+def test_a_failed_migration_says_where_the_vm_is(moving: World, engine: type) -> None:
+    engine.outcome, engine.detail = Outcome.FAILED, "no route"
+    ran = run("--vm-migrate")
+    assert ran.status == 1 and "goes on here" in ran.err and "no route" in ran.err
+
+
+def test_a_call_that_raises_is_a_failure(moving: World, engine: type) -> None:
+    engine.never = True
+    ran = run("--vm-migrate")
+    assert ran.status == 1 and ran.err.count("\n") == 1
+
+
+def test_an_interrupted_migration_is_aborted(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: threading.Thread, timeout: Optional[float] = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        vm._interruptible(engine(), Action(ActionKind.MIGRATE), 1.0)
+    assert engine.aborted == 1
