@@ -26,6 +26,7 @@ CHUNK = 256  # slots in one read: 1 MiB, so that a full scan never keeps a write
 GAP = 15  # unread slots between two wanted ones that are cheaper to read along than to ask for separately
 TURN_FLOOR = 1.0  # wall seconds to wait for another transfer at the least
 LATE_WRITES = 8  # given-up writes whose late arrival in our slot is not taken for another host's
+WRITE_ONLY = frozenset({"read-only", "no-access", "full", "short-write", "io"})  # no good read disproves these
 OVERWRITTEN_FOR = 60.0  # seconds that a foreign write into our slot stays reported: every cycle of the agent sees it
 
 
@@ -295,7 +296,8 @@ class Whiteboard:
     def _write_failed(self, host_id: int, block: bytes, error: StorageError) -> None:
         self._metrics.add("storage.write_errors")
         with self._facts_lock:
-            self._write_problem = StorageFacts(error.code, None, str(error))
+            if error.code in WRITE_ONLY:
+                self._write_problem = StorageFacts(error.code, None, str(error))
             if host_id == self.host_id:
                 self._own.problem = error.code
                 self._own.late = (*self._own.late, block)[-LATE_WRITES:]
