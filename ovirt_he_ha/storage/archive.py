@@ -1,0 +1,203 @@
+"""The configuration volume: an uncompressed tar archive of exactly 20,480 bytes at its beginning.
+
+The engine reads exactly that size, so nothing else may be written. All five members are required.
+"""
+
+import os
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple, Union
+
+from ovirt_he_ha.storage.io_process import IoFailure, direct_read, direct_write
+
+SIZE = 20480
+BLOCK = 512
+MEMBERS = ("version", "fhanswers.conf", "hosted-engine.conf", "broker.conf", "vm.conf")
+END = 2 * BLOCK  # two blocks of zeros end a tar archive
+CAPACITY = SIZE - END - len(MEMBERS) * BLOCK  # 16,896 bytes of content, each member rounded up to 512
+
+PathLike = Union[str, Path]
+
+
+class ArchiveError(Exception):
+    """``code``: ``empty``, ``not-an-archive``, ``member-missing``, ``too-large``, ``changed``, ``not-written``, or
+    that of the failed access (``missing``, ``no-access``, ``too-small``, ...)."""
+
+    msg = "{path}: configuration archive: {detail}"
+
+    def __init__(self, code: str, detail: str, path: str = "") -> None:
+        super().__init__(code, detail, path)
+        self.code = code
+        self.detail = detail
+        self.path = path
+
+    def __str__(self) -> str:
+        return self.msg.format(path=self.path or "archive", detail=self.detail)
+
+
+def read_archive(path: PathLike) -> Dict[str, bytes]:
+    """Member name -> content. Direct I/O, may hang with the storage. Raises ArchiveError."""
+    return _located(path, _read(path))
+
+
+def write_archive(
+    path: PathLike,
+    members: Mapping[str, bytes],
+    previous: Optional[Mapping[str, bytes]] = None,
+    force: bool = False,
+) -> None:
+    """Put the five members in place of what is there: nothing is truncated, and the bytes are read back from the
+    volume.
+
+    ``previous``: what the caller read before it changed a member; if the volume holds something else by now, another
+    host was faster: ``changed``, read again. Without ``force`` a volume that holds neither zeros nor an archive is not
+    touched (``not-an-archive``). May hang with the storage. Raises ArchiveError.
+    """
+    data = build_archive(members)
+    present = _read(path)
+    if not force:
+        _refuse_foreign(path, present)
+    if previous is not None and _located(path, present) != dict(previous):
+        raise ArchiveError("changed", "another host changed it meanwhile: read it again, then repeat", str(path))
+    try:
+        direct_write(str(path), 0, data)
+    except IoFailure as failure:
+        raise _failed(path, failure) from failure
+    if _read(path) != data:
+        raise ArchiveError(
+            "not-written", "what was read back is not what was written: another writer, or a defect", str(path)
+        )
+
+
+def _read(path: PathLike) -> bytes:
+    try:
+        return direct_read(str(path), 0, SIZE)
+    except IoFailure as failure:
+        raise _failed(path, failure) from failure
+
+
+def _failed(path: PathLike, failure: IoFailure) -> ArchiveError:
+    reason = f", {os.strerror(failure.error)}" if failure.error else ""
+    return ArchiveError(
+        failure.code, f"cannot be accessed ({failure.code}{reason}); is the storage connected?", str(path)
+    )
+
+
+def _located(path: PathLike, data: bytes) -> Dict[str, bytes]:
+    try:
+        return parse_archive(data)
+    except ArchiveError as error:
+        raise ArchiveError(error.code, error.detail, str(path)) from None
+
+
+def _refuse_foreign(path: PathLike, present: bytes) -> None:
+    if present.count(0) == len(present):
+        return
+    if not _is_header(present[:BLOCK]):
+        raise ArchiveError(
+            "not-an-archive", "the volume holds something else: check conf_volume_UUID; nothing was written", str(path)
+        )
+
+
+# --- bytes
+# -------------------------------------------------------------------------------------------------------------------
+
+
+def build_archive(members: Mapping[str, bytes]) -> bytes:
+    """20,480 bytes of ustar: mode 0644, owner 0:0 without names, time 0, in the order of MEMBERS. Raises ArchiveError:
+    a member too few or too many, or more content than fits."""
+    if set(members) != set(MEMBERS):
+        missing = sorted(set(MEMBERS) - set(members))
+        extra = sorted(set(members) - set(MEMBERS))
+        raise ArchiveError(
+            "member-missing", f"expected the members {', '.join(MEMBERS)}; missing {missing}, extra {extra}"
+        )
+    needed = sum(_padded(len(content)) for content in members.values())
+    if needed > CAPACITY:
+        sizes = ", ".join(f"{name} {len(members[name])}" for name in MEMBERS)
+        raise ArchiveError(
+            "too-large",
+            f"{needed} bytes of content in blocks of {BLOCK}, at most {CAPACITY} fit ({sizes}): shorten one",
+        )
+    parts = [
+        _header(name, len(members[name])) + members[name].ljust(_padded(len(members[name])), b"\0") for name in MEMBERS
+    ]
+    return b"".join(parts).ljust(SIZE, b"\0")
+
+
+def parse_archive(data: bytes) -> Dict[str, bytes]:
+    """The files in any 20,480 bytes. Members in any order, of any tar dialect; later ones win. Raises ArchiveError if
+    it is no archive or one of the five is missing; never anything else."""
+    if data.count(0) == len(data):
+        raise ArchiveError("empty", "the volume is empty: it has never been written")
+    found: Dict[str, bytes] = {}
+    position = 0
+    while position + BLOCK <= len(data):
+        header = data[position : position + BLOCK]
+        if header.count(0) == BLOCK:
+            break
+        size = _size(header, position)
+        content = data[position + BLOCK : position + BLOCK + size]
+        if len(content) < size:
+            raise ArchiveError("not-an-archive", f"the member at offset {position} is cut off")
+        if header[156:157] in (b"0", b"\0", b"7"):  # a file; what other types describe is not needed here
+            found[_name(header)] = content
+        position += BLOCK + _padded(size)
+    missing = [name for name in MEMBERS if name not in found]
+    if missing:
+        raise ArchiveError(
+            "member-missing", f"without {', '.join(missing)}: write it again from a host that has a copy"
+        )
+    return found
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _header(name: str, size: int) -> bytes:
+    fields: List[Tuple[int, bytes]] = [
+        (0, name.encode("ascii")),
+        (100, b"0000644\0"),
+        (108, b"0000000\0"),
+        (116, b"0000000\0"),
+        (124, b"%011o\0" % size),
+        (136, b"%011o\0" % 0),
+        (148, b" " * 8),
+        (156, b"0"),
+        (257, b"ustar\00000"),
+        (329, b"0000000\0"),
+        (337, b"0000000\0"),
+    ]
+    header = bytearray(BLOCK)
+    for offset, value in fields:
+        header[offset : offset + len(value)] = value
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def _octal(field: bytes) -> Optional[int]:
+    """None: not a number in tar's notation."""
+    digits = field.strip(b" \0")
+    if not digits:
+        return 0
+    if any(digit not in b"01234567" for digit in digits):
+        return None
+    return int(digits, 8)
+
+
+def _is_header(header: bytes) -> bool:
+    """The checksum counts its own field as spaces."""
+    stated = _octal(header[148:156])
+    return len(header) == BLOCK and stated == sum(header) - sum(header[148:156]) + 8 * 32
+
+
+def _size(header: bytes, position: int) -> int:
+    size = _octal(header[124:136])
+    if not _is_header(header) or size is None:
+        raise ArchiveError("not-an-archive", f"no member begins at offset {position}, where one should")
+    return size
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0", 1)[0].decode("ascii", "replace")
+    return name[2:] if name.startswith("./") else name

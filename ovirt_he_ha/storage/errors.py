@@ -1,0 +1,73 @@
+"""What can be wrong with storage, each with a code, a sentence, and what to do."""
+
+import os
+from typing import Dict, Tuple
+
+# code -> (what is wrong, what to do)
+STORAGE_CODES: Dict[str, Tuple[str, str]] = {
+    "missing": ("the volume is not there", "check that the storage domain is connected and the UUIDs are right"),
+    "no-access": ("access is denied", "it must belong to user and group 36:36 (vdsm:kvm)"),
+    "read-only": ("the storage is read-only", "look for file system or path errors in the kernel log"),
+    "not-a-volume": ("this is neither a file nor a block device", "check the UUIDs"),
+    "sector-size": (
+        "the storage refuses direct I/O of this size",
+        "compare the domain's sector size with the device's",
+    ),
+    "no-direct-io": ("the file system knows no direct I/O", "use one that does: sanlock needs it too"),
+    "too-small": ("the volume ends too early", "compare its size with the one it was deployed with"),
+    "full": ("no space left", "the volume is sparse: free space on the storage"),
+    "stale": ("the file handle is stale", "the export was changed: connect the storage again"),
+    "short-write": ("only a part was written, three times", "look for errors of the storage in the kernel log"),
+    "io": ("the storage answers with an error", "look for errors of the storage in the kernel log"),
+    "request": ("offset or length is not a multiple of 4096", "this is a defect of ours: please report it"),
+    "worker-died": ("the I/O process ended by itself", "nothing: the next access starts another; see the kernel log"),
+    "overdue": ("no answer in time", "check the path to the storage; the I/O process was replaced"),
+    "stuck": (
+        "two I/O processes hang in the kernel and cannot be killed",
+        "restore the path to the storage; only then they end, otherwise the host must be restarted",
+    ),
+    "closed": ("the volume was closed", "nothing: the daemon is stopping"),
+}
+
+
+class StorageError(Exception):
+    """An access failed. ``code`` is a key of STORAGE_CODES, ``error`` an errno or 0."""
+
+    msg = "{path}: {what}{detail}; {todo}"
+
+    def __init__(self, code: str, path: str, error: int = 0, detail: str = "") -> None:
+        super().__init__(code, path, error, detail)
+        self.code = code
+        self.path = path
+        self.error = error
+        self.detail = detail
+
+    def __str__(self) -> str:
+        what, todo = STORAGE_CODES.get(self.code, (self.code, "see the kernel log"))
+        details = [self.detail] if self.detail else []
+        if self.error:
+            details.append(os.strerror(self.error))
+        detail = f" ({', '.join(details)})" if details else ""
+        return self.msg.format(path=self.path, what=what, detail=detail, todo=todo)
+
+
+class StorageOverdue(StorageError):
+    """No answer by the deadline: ``overdue``, or ``stuck`` when not even a new try is possible."""
+
+
+class DomainProblem(Exception):
+    """Something in the storage domain is not as it must be. ``object`` is a path; ``code`` is ``missing``,
+    ``not-a-volume``, ``too-small``, ``no-access``, ``read-only``, ``sector-size``, ``no-direct-io``, ``in-use``,
+    ``metadata``, ``path`` or ``io``."""
+
+    msg = "{object}: {code}, expected {expected}; {what_to_do}"
+
+    def __init__(self, code: str, object: str, expected: str, what_to_do: str) -> None:
+        super().__init__(code, object, expected, what_to_do)
+        self.code = code
+        self.object = object
+        self.expected = expected
+        self.what_to_do = what_to_do
+
+    def __str__(self) -> str:
+        return self.msg.format(object=self.object, code=self.code, expected=self.expected, what_to_do=self.what_to_do)

@@ -1,0 +1,87 @@
+"""A storage domain in a directory that every host sees under the same path."""
+
+import os
+from pathlib import PurePosixPath
+from typing import Dict, Mapping
+
+from ovirt_he_ha.config.text import ConfigError, read_text
+from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.volumes import check_volume, lease_area
+
+
+class LocalDomain:
+    """Paths and facts of the domain; makes and changes nothing. Every method but the properties may hang with the
+    storage: call them where that is allowed."""
+
+    def __init__(self, storage: str, sd_uuid: str) -> None:
+        self.storage = storage
+        self.sd_uuid = sd_uuid
+
+    @property
+    def directory(self) -> str:
+        return str(PurePosixPath(self.storage) / self.sd_uuid)
+
+    @property
+    def ids_path(self) -> str:
+        """The storage domain's own lockspace: which host holds which id."""
+        return f"{self.directory}/dom_md/ids"
+
+    @property
+    def metadata_path(self) -> str:
+        return f"{self.directory}/dom_md/metadata"
+
+    def volume_path(self, image: str, volume: str) -> str:
+        return f"{self.directory}/images/{image}/{volume}"
+
+    def lease(self, image: str, volume: str) -> LeaseId:
+        """The sanlock resource that guards the volume; computed alike on every host."""
+        return LeaseId(self.sd_uuid, volume, f"{self.volume_path(image, volume)}.lease", 0)
+
+    def sector_size(self) -> int:
+        """512 or 4096, as the domain was made with: the same on every host, whatever device is below. Raises
+        DomainProblem."""
+        text = self._metadata().get("BLOCK_SIZE", "512")
+        if text not in ("512", "4096"):
+            raise DomainProblem(
+                "metadata",
+                self.metadata_path,
+                "BLOCK_SIZE=512 or 4096",
+                f"it says {text[:20]!r}: the domain is damaged",
+            )
+        return int(text)
+
+    def verify(self) -> None:
+        """That this is the domain, that we may write to it, and that its sectors suit the device. Raises
+        DomainProblem."""
+        if not os.path.isabs(self.storage):
+            raise DomainProblem("path", self.storage, "an absolute directory", "correct storage= in hosted-engine.conf")
+        if not os.path.isdir(self.directory):
+            raise DomainProblem(
+                "missing", self.directory, "the directory of the storage domain", "mount the storage, or check sdUUID"
+            )
+        found = self._metadata().get("SDUUID", self.sd_uuid)
+        if found != self.sd_uuid:
+            raise DomainProblem(
+                "metadata",
+                self.metadata_path,
+                f"SDUUID={self.sd_uuid}",
+                f"it says {found[:40]!r}: this is another domain",
+            )
+        sector_size = self.sector_size()
+        check_volume(self.ids_path, lease_area(sector_size), sector_size)
+
+    def _metadata(self) -> Mapping[str, str]:
+        try:
+            text = read_text(self.metadata_path)
+        except ConfigError as error:
+            code = "missing" if error.found == "no such file" else "metadata"
+            raise DomainProblem(
+                code, self.metadata_path, error.expected, f"found {error.found}: mount the storage, or check sdUUID"
+            ) from error
+        values: Dict[str, str] = {}
+        for line in text.splitlines():
+            key, sign, value = line.partition("=")
+            if sign:
+                values[key.strip()] = value.strip()
+        return values
