@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
+from ovirt_he_ha.cli import guard
 from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say
@@ -17,10 +18,7 @@ from ovirt_he_ha.core.model import (
     Action,
     ActionKind,
     ActionReport,
-    HostLease,
-    LeaseFacts,
     LeaseId,
-    LockspaceState,
     Outcome,
     Record,
     Vm,
@@ -34,7 +32,6 @@ from ovirt_he_ha.storage.local import LocalDomain
 SHUTDOWN_SECONDS = 120.0  # product
 POWEROFF_SECONDS = 30.0  # product
 START_SECONDS = 60.0  # product: the lease was looked at first, so create does not wait for a dead owner
-LEASE_AGE = Timers().facts_stale  # product seconds; an older look at the lease is none
 _NOT_HERE = "Virtual machine does not exist on this host"
 
 
@@ -45,12 +42,12 @@ class Host:
         self.paths = HostPaths.from_env()
         self.conf: HostedEngineConf = deployed_conf(self.paths)
         self.clock = SystemClock()
-        agent_conf = load_agent_conf(self.paths.agent_conf)
+        self.agent_conf = load_agent_conf(self.paths.agent_conf)
         self.lease: LeaseId = LocalDomain(self.conf.storage, self.conf.sd_uuid).lease(
             self.conf.vm_disk_id, self.conf.vm_disk_vol_id
         )
-        connection = Connection(agent_conf.libvirt_uri, self.clock)
-        self.vm = LibvirtEngineVm(connection, self.conf.vmid, self.lease, self.clock, agent_conf)
+        connection = Connection(self.agent_conf.libvirt_uri, self.clock)
+        self.vm = LibvirtEngineVm(connection, self.conf.vmid, self.lease, self.clock, self.agent_conf)
 
     def look(self) -> Tuple[BrokerSnapshot, Hosts]:
         with link_to_broker(self.paths) as link:
@@ -65,9 +62,10 @@ def start(request: Request) -> int:
     xml = _definition(host, path)
     snapshot, hosts = host.look()
     _refuse_running(host, snapshot)
-    objection = objection_to_start(snapshot.leases, host.conf.host_id, hosts)
-    if objection:
-        raise Refusal("lease", objection)
+    found = guard.objections(snapshot, hosts, host.conf.host_id, host.lease, host.agent_conf.allow_unfenced)
+    against = "\n".join(found)
+    if against:
+        raise Refusal("lease", against)
     report = host.vm.start(xml, host.lease, START_SECONDS)
     if report.outcome is not Outcome.OK:
         raise _failed_start(host, report)
@@ -92,51 +90,6 @@ def _refuse_running(host: Host, snapshot: BrokerSnapshot) -> None:
     engine = snapshot.monitors.engine.value
     if engine is not None and engine.status.vm is Vm.UP:
         raise Refusal("vm-exists", f"VM exists and its status is {engine.status.detail}", to_stdout=True)
-
-
-def objection_to_start(leases: LeaseFacts, own_id: int, hosts: Hosts) -> str:
-    """Empty, or why no virtual CPU may run here now: the VM's lease is not known to be free, or its owner dead.
-
-    A look that does not block: create would wait for a dead owner inside libvirt, and keep every other call waiting
-    with it.
-    """
-    if leases.lockspace.value is not LockspaceState.HELD:
-        state = leases.lockspace.value.value if leases.lockspace.value else leases.lockspace.unknown
-        return (
-            f"This host does not hold its id in the storage domain's lockspace ({state}): it cannot take the VM's lease"
-        )
-    owner = leases.owner.value
-    if owner is None or (leases.owner.age or 0.0) > LEASE_AGE:
-        why = leases.owner.unknown or f"last seen {leases.owner.age:.0f} s ago"
-        return f"Who holds the VM's lease is not known ({why}): look again when storage and sanlock answer"
-    if owner.host_id == 0:
-        return ""
-    if owner.host_id == own_id:
-        # A record of an earlier boot is ours to take over; one of this boot belongs to a VM that runs here.
-        held = leases.own_generation is None or owner.generation == leases.own_generation
-        return (
-            f"This host holds the VM's lease already (host id {own_id}): the VM runs here, or is just ending"
-            if held
-            else ""
-        )
-    flag = _flag(leases, owner.host_id)
-    if flag in (HostLease.DEAD, HostLease.FREE):
-        return ""
-    name = hosts.name(owner.host_id)
-    if flag is HostLease.LIVE:
-        return (
-            f"Host {name} holds the VM's lease and is alive: the VM runs there. Use --vm-migrate or "
-            "--vm-shutdown on that host"
-        )
-    return f"Host {name} holds the VM's lease and is not known to be dead (sanlock: {flag.value}): wait until it is"
-
-
-def _flag(leases: LeaseFacts, host_id: int) -> HostLease:
-    """An id that sanlock does not list is in nobody's use."""
-    hosts = leases.hosts.value
-    if hosts is None or (leases.hosts.age or 0.0) > LEASE_AGE:
-        return HostLease.UNKNOWN
-    return hosts.get(host_id, HostLease.FREE)
 
 
 def _failed_start(host: Host, report: ActionReport) -> Refusal:

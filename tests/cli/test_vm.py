@@ -7,16 +7,12 @@ from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
 import pytest
 
 from ovirt_he_ha.cli import vm
-from ovirt_he_ha.cli.hosts import read_hosts
 from ovirt_he_ha.core.model import (
     Action,
     ActionKind,
     ActionReport,
-    HostLease,
-    LeaseFacts,
     LeaseId,
     LeaseOwner,
-    LockspaceState,
     Outcome,
     Reading,
 )
@@ -187,53 +183,6 @@ def test_a_failed_start_says_why(world: World, engine: type, outcome: Outcome) -
     engine.outcome, engine.detail = outcome, "no memory"
     ran = run("--vm-start")
     assert ran.status == 1 and "no memory" in ran.err and ran.out == ""
-
-
-HELD = Reading.of(LockspaceState.HELD)
-OWN = 1
-
-
-def objection(world: World, **facts: Any) -> str:
-    values = {"lockspace": HELD, "hosts": Reading.of({2: HostLease.LIVE}), "own_generation": 4, **facts}
-    return vm.objection_to_start(LeaseFacts(**values), OWN, read_hosts(world.facts, ()))
-
-
-def test_a_free_lease_may_be_taken(world: World) -> None:
-    assert objection(world, owner=Reading.of(LeaseOwner(0))) == ""
-
-
-@pytest.mark.parametrize("flag", list(HostLease))
-def test_the_owner_must_be_gone(world: World, flag: HostLease) -> None:
-    said = objection(world, owner=Reading.of(LeaseOwner(2, 1, 9)), hosts=Reading.of({2: flag}))
-    assert bool(said) == (flag not in (HostLease.FREE, HostLease.DEAD))
-
-
-def test_an_owner_that_sanlock_does_not_list_is_free(world: World) -> None:
-    assert objection(world, owner=Reading.of(LeaseOwner(9, 1, 9))) == ""
-
-
-def test_unknown_is_not_free(world: World) -> None:
-    owner = Reading.of(LeaseOwner(2, 1, 9))
-    assert objection(world, owner=Reading.missing("error"))
-    assert objection(world, owner=Reading.of(LeaseOwner(0), age=31.0))
-    assert objection(world, owner=owner, hosts=Reading.missing("no-daemon"))
-    assert objection(world, owner=owner, hosts=Reading.of({2: HostLease.DEAD}, age=31.0))
-
-
-def test_our_own_record(world: World) -> None:
-    """Of this boot: the VM is here. Of an earlier one: ours to take over."""
-    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 4, 9)))
-    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 4, 9)), own_generation=None)
-    assert objection(world, owner=Reading.of(LeaseOwner(OWN, 3, 9))) == ""
-
-
-@pytest.mark.parametrize("state", [state for state in LockspaceState if state is not LockspaceState.HELD])
-def test_without_the_lockspace_nothing_may_start(world: World, state: LockspaceState) -> None:
-    assert objection(world, lockspace=Reading.of(state), owner=Reading.of(LeaseOwner(0)))
-
-
-def test_an_unknown_lockspace_is_not_held(world: World) -> None:
-    assert objection(world, lockspace=Reading.missing("not-yet"), owner=Reading.of(LeaseOwner(0)))
 
 
 # --- stop ---------------------------------------------------------------------------------------------------------

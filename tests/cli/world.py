@@ -84,6 +84,7 @@ class World:
                 hosts=Reading.of({1: HostLease.LIVE, 2: HostLease.LIVE, 3: HostLease.LIVE}),
                 owner=Reading.of(LeaseOwner(0)),
                 own_generation=4,
+                watchdog_armed=True,
             ),
             version="test",
         )
