@@ -5,49 +5,45 @@ from pathlib import Path
 from typing import Dict
 
 from ovirt_he_ha import __version__
+from ovirt_he_ha.config.schema import BLANK_UUID
 from ovirt_he_ha.lab import definition
 from ovirt_he_ha.lab.layout import BRIDGE, DAEMON_GID, DAEMON_UID, ENGINE_FQDN, Lab, LabHost, Volumes
 from ovirt_he_ha.lab.network import run
+from ovirt_he_ha.storage.archive import write_archive
+from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.volumes import LEASE_AREA, MIB, DomainVolumes, VolumeName, VolumeSizes, create_domain
 
-MIB = 1024 * 1024
 DISK_SIZE = 64 * MIB
 LOCKSPACE = "hosted-engine"
-BLANK_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 def create(lab: Lab) -> None:
-    """A new domain with every volume of a cluster; sparse files, owned by vdsm:kvm."""
+    """A new domain with every volume of a cluster, owned by vdsm:kvm, the archive written and nobody's leases in it."""
     ids = lab.identity
-    domain = lab.storage / ids.domain
-    (domain / "dom_md").mkdir(parents=True)
-    _file(domain / "dom_md" / "ids", MIB)
-    _file(_made(lab, ids.disk), DISK_SIZE)
-    _file(lab.lease_path, MIB)
-    _file(_made(lab, ids.metadata), 128 * MIB)
-    _file(_made(lab, ids.lockspace), MIB)
-    _file(_made(lab, ids.configuration), MIB)
+    volumes = DomainVolumes(
+        metadata=_name(ids.metadata),
+        lockspace=_name(ids.lockspace),
+        configuration=_name(ids.configuration),
+        disk=_name(ids.disk),
+    )
+    sizes = VolumeSizes(lockspace=LEASE_AREA, configuration=MIB, disk=DISK_SIZE)
+    create_domain(str(lab.storage), ids.domain, volumes, sizes)
+    lab.storage.chmod(0o755)
+    write_archive(lab.volume_path(ids.configuration), archive_members(lab))
     write_lease_areas(lab)
-    own(lab.storage)
+
+
+def _name(volumes: Volumes) -> VolumeName:
+    return VolumeName(volumes.image, volumes.volume)
 
 
 def write_lease_areas(lab: Lab) -> None:
+    """With sanlock's own tool, which needs no daemon: none runs yet."""
     ids = lab.identity
-    own_ids = lab.storage / ids.domain / "dom_md" / "ids"
-    for name, path in ((ids.domain, own_ids), (LOCKSPACE, lab.volume_path(ids.lockspace))):
+    own_ids = LocalDomain(str(lab.storage), ids.domain).ids_path
+    for name, path in ((ids.domain, own_ids), (LOCKSPACE, str(lab.volume_path(ids.lockspace)))):
         run(["sanlock", "direct", "init", "-s", f"{name}:0:{path}:0"])
     run(["sanlock", "direct", "init", "-r", f"{ids.domain}:{ids.disk.volume}:{lab.lease_path}:0"])
-
-
-def _made(lab: Lab, volumes: Volumes) -> Path:
-    path = lab.volume_path(volumes)
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def _file(path: Path, size: int) -> None:
-    with open(path, "xb") as stream:
-        stream.truncate(size)
-    path.chmod(0o660)
 
 
 def own(directory: Path) -> None:

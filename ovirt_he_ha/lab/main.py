@@ -185,6 +185,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     except LabError as e:
         say(str(e))
         return 1
+    except KeyboardInterrupt:
+        say("interrupted; `he-lab down` removes what is there")
+        return 130
 
 
 if __name__ == "__main__":

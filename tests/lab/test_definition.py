@@ -4,8 +4,11 @@ import base64
 
 from lxml import etree
 
+from ovirt_he_ha.hypervisor.definition import check, engine_xml
+from ovirt_he_ha.hypervisor.vm_conf import parse_vm_conf
 from ovirt_he_ha.lab.definition import domain_xml, vm_conf
 from ovirt_he_ha.lab.layout import Lab
+from ovirt_he_ha.storage.local import LocalDomain
 
 
 def a_lab(**changes: object) -> Lab:
@@ -29,6 +32,14 @@ def test_lease_is_the_one_beside_the_disk() -> None:
     assert lease.findtext("key") == lab.identity.disk.volume
     assert lease.find("target").get("path") == xml.find("devices/disk/source").get("file") + ".lease"
     assert lease.find("target").get("offset") == "0"
+
+
+def test_the_product_accepts_it() -> None:
+    lab = a_lab()
+    lease = LocalDomain(str(lab.storage), lab.identity.domain).lease(lab.identity.disk.image, lab.identity.disk.volume)
+    assert lease.path == str(lab.lease_path)
+    xml = engine_xml(parse_vm_conf(vm_conf(lab)), lease)
+    check(xml, lease, lab.identity.vm)
 
 
 def test_nothing_that_would_run_without_the_lease() -> None:

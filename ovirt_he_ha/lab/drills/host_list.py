@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-import time
 from typing import List, Optional
 
 from ovirt_he_ha.lab.layout import LabHost
 from ovirt_he_ha.lab.services import SANLOCK_RUN
 
-DEAD = 5
-PERIOD = 0.1
+WATCH = "ovirt_he_ha.lab.death_watch"
 
 
 class HostList:
@@ -25,7 +23,7 @@ class HostList:
         directory = self._host.directory / SANLOCK_RUN.lstrip("/")
         words: List[str] = [self._host.lab.identity.domain, str(host_id)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *words],
+            [sys.executable, "-m", WATCH, *words],
             env={"SANLOCK_RUN_DIR": str(directory), "PYTHONPATH": str(self._host.lab.source)},
             stdout=subprocess.PIPE,
             text=True,
@@ -40,22 +38,3 @@ class HostList:
         process.terminate()
         output, _ = process.communicate()
         return float(json.loads(output)) if output.strip() else None
-
-
-def main() -> None:
-    import sanlock
-
-    lockspace, host_id = sys.argv[1].encode(), int(sys.argv[2])
-    while True:
-        try:
-            hosts = sanlock.get_hosts(lockspace)
-        except sanlock.SanlockException:
-            hosts = []
-        if any(host["host_id"] == host_id and host["flags"] == DEAD for host in hosts):
-            print(json.dumps(time.monotonic()), flush=True)
-            return
-        time.sleep(PERIOD)
-
-
-if __name__ == "__main__":
-    main()
