@@ -1,5 +1,6 @@
 """What the lab looks like at this moment, for people and for programs."""
 
+import json
 import time
 from typing import Any, Dict, List
 
@@ -12,10 +13,14 @@ def gather(lab: Lab) -> Dict[str, Any]:
     """Raises LabError when the lab does not answer."""
     on = set(control.call(lab.control, "status", deadline=10)["on"])
     world = Witness(lab.observations).world
+    hosts = [_host(lab.host(host_id), host_id in on) for host_id in lab.host_ids]
+    told = product_view(lab, sorted(on))
+    for host in hosts:
+        host["product"] = told.get(host["id"])
     return {
         "directory": lab.directory,
         "time_scale": lab.scale,
-        "hosts": [_host(lab.host(host_id), host_id in on) for host_id in lab.host_ids],
+        "hosts": hosts,
         "engine": {
             "address": lab.engine_address,
             "healthy": bool(world.healthy),
@@ -24,6 +29,26 @@ def gather(lab: Lab) -> Dict[str, Any]:
             "observed_ago": round(time.monotonic() - world.at, 1),
         },
     }
+
+
+def product_view(lab: Lab, host_ids: List[int]) -> Dict[int, Dict[str, Any]]:
+    """What `hosted-engine --vm-status --json` of the first host that answers says of each host; empty when none
+    does."""
+    for host_id in host_ids if lab.daemons else []:
+        words = ["hosted-engine", "--vm-status", "--json"]
+        done = cluster.inside(lab.host(host_id), words, limit=10, capture_output=True, text=True)
+        try:
+            blocks = json.loads(done.stdout)
+        except ValueError:
+            continue  # its broker does not answer; another host's may
+        return {int(key): _product(block) for key, block in blocks.items() if key.isdigit()}
+    return {}
+
+
+def _product(block: Dict[str, Any]) -> Dict[str, Any]:
+    extra = str(block.get("extra", ""))
+    state = next((line[len("state=") :] for line in extra.splitlines() if line.startswith("state=")), "")
+    return {"live": bool(block.get("live-data")), "score": block.get("score"), "state": state}
 
 
 def _host(host: LabHost, powered: bool) -> Dict[str, Any]:
@@ -67,6 +92,9 @@ def _host_line(host: Dict[str, Any]) -> str:
         restarts = service["starts"] - 1
         state = "up" if service["running"] else "DOWN"
         words.append(f"{name} {state}" + (f" ({restarts} restarts)" if restarts else ""))
+    told = host["product"]
+    if told:
+        words.append(f"{'live' if told['live'] else 'NOT LIVE'}, score {told['score']}, {told['state']}")
     if host["engine"]:
         words.append("ENGINE")
     return "  ".join(words)
