@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, Mapping, Tuple
 
-from ovirt_he_ha.broker import legacy, protocol
+from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.protocol import FaultCode
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.broker.whiteboard import BLANK
@@ -69,12 +69,6 @@ def check_record(host_id: int, block: bytes) -> None:
         return
     reason = f"{slot.reason} {slot.detail}".strip() if isinstance(slot, Invalid) else "begins with NUL"
     raise Fault(FaultCode.ARGUMENT, f"slot {host_id}: expected a host's record, found {reason}")
-
-
-def known_monitor(kind: Any) -> str:
-    if isinstance(kind, str) and kind in legacy.TYPES:
-        return kind
-    raise Fault(FaultCode.NO_MONITOR, f"monitor {str(kind)[:40]!r}: expected one of {', '.join(sorted(legacy.TYPES))}")
 
 
 def shown(args: Tuple[Any, ...]) -> str:

@@ -113,11 +113,12 @@ class Broker:
         self._changes.close()
         served = self.server.stop(deadline * 0.3)
         left = max(0.1, until - time.monotonic())
+        product = left * self._clock.scale
         endings = (
-            ("lockspaces", lambda: self._lockspaces.leave(left)),
-            ("monitors", lambda: self._monitors.stop(left)),
+            ("lockspaces", lambda: self._lockspaces.leave(product)),
+            ("monitors", lambda: self._monitors.stop(product)),
             ("mail", lambda: self._notifier.stop(left)),
-            ("volume", lambda: self._whiteboard.close(left)),
+            ("volume", lambda: self._whiteboard.close(product)),
         )
         hanging = _all_by(until, endings)
         if hanging:

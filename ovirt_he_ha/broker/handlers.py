@@ -4,10 +4,10 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Tuple
 
 from ovirt_he_ha import __version__
-from ovirt_he_ha.broker import legacy, protocol
+from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.arguments import (
     check_count,
     check_global,
@@ -15,7 +15,6 @@ from ovirt_he_ha.broker.arguments import (
     check_options,
     check_record,
     check_text,
-    known_monitor,
     shown,
 )
 from ovirt_he_ha.broker.changes import Changes
@@ -39,6 +38,8 @@ from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 log = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 60.0  # product seconds that a pushed list of live hosts is believed
+NO_VALUE = "None"
+BEFORE_THE_FIRST = {"network": "1.0"}  # the field's agents turn this one into a number without looking
 MAX_WAIT = 60.0  # wall seconds of one wait_for_change
 LOCK_WAIT = 1.5  # wall seconds that lock_host_id waits for a join: less than any client's deadline
 DOMAIN_WAIT = 245.0  # product seconds that start_domain_monitor waits, as the field's broker does
@@ -62,6 +63,12 @@ class Monitoring(Protocol):
     """What the handlers need of the monitors."""
 
     def monitors(self) -> Monitors: ...
+
+    def types(self) -> Tuple[str, ...]: ...
+
+    def legacy_text(self, name: str) -> str: ...
+
+    def check_start(self, name: str, options: Mapping[str, str]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -238,16 +245,27 @@ class Handlers:
 
     def start_monitor(self, kind: Any, options: Any) -> str:
         """All monitors run from the start with this host's configuration; a client that starts one gets its name."""
-        check_options("start_monitor", options)
-        return known_monitor(kind)
+        name = self._known_monitor(kind)
+        try:
+            return self._parts.monitoring.check_start(name, check_options("start_monitor", options))
+        except ValueError as error:
+            raise Fault(FaultCode.ARGUMENT, f"start_monitor {name}: {error}") from error
 
     def stop_monitor(self, monitor: Any) -> str:
         """They go on: this host's own agent needs them."""
-        known_monitor(monitor)
+        self._known_monitor(monitor)
         return "ok"
 
     def status_monitor(self, monitor: Any) -> str:
-        return legacy.TYPES[known_monitor(monitor)](self._parts.monitoring.monitors())
+        name = self._known_monitor(monitor)
+        text = self._parts.monitoring.legacy_text(name)
+        return BEFORE_THE_FIRST.get(name, text) if text == NO_VALUE else text
+
+    def _known_monitor(self, kind: Any) -> str:
+        types = self._parts.monitoring.types()
+        if isinstance(kind, str) and kind in types:
+            return kind
+        raise Fault(FaultCode.NO_MONITOR, f"monitor {str(kind)[:40]!r}: expected one of {', '.join(sorted(types))}")
 
     # --- notifications --------------------------------------------------------------------------------------------
 
@@ -353,7 +371,8 @@ class Handlers:
         del struct["slots"]
         struct["uptime"] = self._parts.clock.monotonic() - self._started
         struct["alive"] = self.is_host_alive()
-        struct["texts"] = {name: printable(text) for name, text in legacy.texts(facts.monitors).items()}
+        monitoring = self._parts.monitoring
+        struct["texts"] = {name: printable(monitoring.legacy_text(name)) for name in monitoring.types()}
         struct["counters"] = {name: count for name, count in self._parts.metrics.counts().items()}
         return struct
 

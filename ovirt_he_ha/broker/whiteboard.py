@@ -346,8 +346,8 @@ class Whiteboard:
         return changed
 
     def close(self, deadline: float) -> None:
-        """Let go of the volume within ``deadline`` seconds; a transfer that hangs is left behind."""
-        if self._io_lock.acquire(timeout=deadline):
+        """Let go of the volume within ``deadline`` product seconds; a transfer that hangs is left behind."""
+        if self._io_lock.acquire(timeout=deadline / self._clock.scale):
             try:
                 if self._io is not None:
                     self._io.close(deadline)

@@ -107,6 +107,7 @@ class FakeLockspaces:
 class FakeMonitors:
     def __init__(self):
         self.values = Monitors()
+        self.texts = {"network": "None", "mgmt-bridge": "None", "mem-free": "4096"}
         self.running = False
 
     def start(self):
@@ -118,6 +119,17 @@ class FakeMonitors:
 
     def monitors(self):
         return self.values
+
+    def types(self):
+        return tuple(self.texts)
+
+    def legacy_text(self, name):
+        return self.texts[name]
+
+    def check_start(self, name, options):
+        if options.get("addr") == "":
+            raise ValueError("addr: expected an address")
+        return name
 
 
 class FakeNotifier:
