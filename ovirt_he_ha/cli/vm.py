@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
-from ovirt_he_ha.cli import guard
+from ovirt_he_ha.cli import destination, guard
 from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
+from ovirt_he_ha.cli.destination import Journey
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say
-from ovirt_he_ha.client.link import BrokerSnapshot
+from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf, load_agent_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -19,8 +20,9 @@ from ovirt_he_ha.core.model import (
     ActionKind,
     ActionReport,
     LeaseId,
+    LeaseOwner,
     Outcome,
-    Record,
+    Reading,
     Vm,
 )
 from ovirt_he_ha.core.timers import Timers
@@ -29,7 +31,9 @@ from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, ch
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.storage.local import LocalDomain
 
+ASK_SECONDS = 10.0  # product: libvirt's answer, not the guest's
 SHUTDOWN_SECONDS = 120.0  # product
+LOOK_SECONDS = 2.0  # wall: between two looks when nothing wakes us
 POWEROFF_SECONDS = 30.0  # product
 START_SECONDS = 60.0  # product: the lease was looked at first, so create does not wait for a dead owner
 _NOT_HERE = "Virtual machine does not exist on this host"
@@ -47,7 +51,22 @@ class Host:
             self.conf.vm_disk_id, self.conf.vm_disk_vol_id
         )
         connection = Connection(self.agent_conf.libvirt_uri, self.clock)
-        self.vm = LibvirtEngineVm(connection, self.conf.vmid, self.lease, self.clock, self.agent_conf)
+        self.vm = LibvirtEngineVm(
+            connection,
+            self.conf.vmid,
+            self.lease,
+            self.clock,
+            self.agent_conf,
+            host_id=self.conf.host_id,
+            lease_owner=self._owner,
+        )
+
+    def _owner(self) -> "Reading[LeaseOwner]":
+        try:
+            with link_to_broker(self.paths) as link:
+                return link.snapshot().leases.owner
+        except BrokerError as error:
+            return Reading.missing(type(error).__name__)
 
     def look(self) -> Tuple[BrokerSnapshot, Hosts]:
         with link_to_broker(self.paths) as link:
@@ -106,15 +125,36 @@ def shutdown(_request: Request) -> int:
     host = Host()
     snapshot, hosts = host.look()
     _require_here(snapshot)
-    report = host.vm.shutdown(SHUTDOWN_SECONDS)
+    report = host.vm.shutdown(ASK_SECONDS)
     if report.outcome is not Outcome.OK:
+        code = report.outcome.value if report.outcome else "failed"
+        raise Refusal(code, f"The guest could not be asked to shut down: {report.detail}")
+    say(f"The guest was asked to shut down; waiting for it, {SHUTDOWN_SECONDS:g} s at most")
+    if not _await_end(host, snapshot):
         raise Refusal(
-            report.outcome.value if report.outcome else "failed",
-            f"The guest did not shut down within {SHUTDOWN_SECONDS:g} s: {report.detail}. --vm-poweroff does "
-            "not ask it",
+            "overdue", f"The guest has not shut down within {SHUTDOWN_SECONDS:g} s; --vm-poweroff does not ask it"
         )
     say("The engine VM has shut down" + _comes_back(hosts))
     return 0
+
+
+def _await_end(host: Host, before: BrokerSnapshot) -> bool:
+    """Whether the copy that ran has ended. Its end wakes us; the agent may start the next one within the second."""
+    until = time.monotonic() + host.clock.wait_floor(SHUTDOWN_SECONDS)
+    snapshot = before
+    with link_to_broker(host.paths) as link:
+        while time.monotonic() < until:
+            link.wait_for_change(snapshot.serial, min(LOOK_SECONDS, max(0.1, until - time.monotonic())))
+            snapshot = link.snapshot()
+            if _copy(snapshot) not in (None, _copy(before)):
+                return True
+    return False
+
+
+def _copy(snapshot: BrokerSnapshot) -> Optional[Tuple[bool, Optional[int]]]:
+    """Which copy of the VM runs here. None: not known, which is no end."""
+    engine = snapshot.monitors.engine.value
+    return (engine.status.vm is Vm.UP, engine.pid) if engine is not None else None
 
 
 def poweroff(_request: Request) -> int:
@@ -148,9 +188,10 @@ def migrate(request: Request) -> int:
     host = Host()
     snapshot, hosts = host.look()
     _require_here(snapshot)
-    target = _destination(hosts, host.conf.host_id, wanted)
-    limit = Timers().migration_deadline(_memory_mib(host))
-    action = Action(ActionKind.MIGRATE, target.host_id, migration_uri(target), limit)
+    memory = _memory_mib(host)
+    target = destination.choose(Journey(snapshot, hosts, host.conf.host_id, host.lease, memory), wanted)
+    limit = Timers().migration_deadline(memory)
+    action = Action(ActionKind.MIGRATE, target.host_id, destination.uri(target), limit)
     name = hosts.name(target.host_id)
     say(f"Moving the engine VM to host {name}, within {limit:.0f} s; it goes on meanwhile")
     begin = time.monotonic()
@@ -184,39 +225,6 @@ def _interruptible(vm: LibvirtEngineVm, action: Action, limit: float) -> ActionR
     if isinstance(results[0], Exception):
         raise results[0]
     return results[0]
-
-
-def migration_uri(record: Record) -> str:
-    """Where this peer takes the VM; empty if it does not."""
-    return record.get("mig.uri") if record.get("mig") == "1" else ""
-
-
-def _destination(hosts: Hosts, own_id: int, wanted: Optional[int]) -> Record:
-    """The host that was named, or the best of those that can take the VM. Raises Refusal."""
-    records = hosts.records()
-    if wanted is None:
-        able = [record for record in records.values() if record.host_id != own_id and not _unfit(hosts, record)]
-        if not able:
-            raise Refusal("no-destination", "No live host can take the engine VM by migration; see --vm-status")
-        return min(able, key=lambda record: (-record.score, record.host_id))
-    if wanted == own_id:
-        raise Refusal("no-destination", f"Host {wanted} is this host: the engine VM runs here already")
-    if wanted not in records:
-        raise Refusal("no-destination", f"Host {wanted} has published nothing that can be read; see --vm-status")
-    problem = _unfit(hosts, records[wanted])
-    if problem:
-        raise Refusal("no-destination", f"Host {hosts.name(wanted)} cannot take the engine VM: {problem}")
-    return records[wanted]
-
-
-def _unfit(hosts: Hosts, record: Record) -> str:
-    if record.host_id not in hosts.alive or record.stopped:
-        return "it is not alive"
-    if record.maintenance or record.score <= 0:
-        return "it is in maintenance" if record.maintenance else "its score is 0"
-    if not migration_uri(record):
-        return "it publishes no address for migrations ([migration] address in its agent.conf)"
-    return ""
 
 
 def _memory_mib(host: Host) -> int:

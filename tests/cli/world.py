@@ -92,6 +92,7 @@ class World:
         self.resets = 0
         self.refuse: Dict[str, Fault] = {}
         self.on_write: Callable[[int], None] = lambda host_id: None
+        self.on_wait: Callable[[], None] = lambda: None
         self._server: Optional[RpcServer] = None
         self._deploy()
 
@@ -150,6 +151,9 @@ class World:
             return pack_snapshot(replace(self.facts, slots=dict(self.slots)))
         if method == protocol.IS_HOST_ALIVE:
             return list(self.alive)
+        if method == protocol.WAIT_FOR_CHANGE:
+            self.on_wait()
+            return int(args[0]) + 1
         if method == protocol.RESET_LOCKSPACE:
             self.resets += 1
             return "ok"
