@@ -422,6 +422,10 @@ class Carried:
     migration_error: str = ""
     next_migration_at: float = 0.0
     stop_asked_at: Optional[float] = None
+    stop_purpose: str = ""  # why EngineStop was entered: ``hung``, ``hand-over``, ``maintenance``, ``never-healthy``
+    stop_limit: float = 0.0  # seconds from ``stop_asked_at`` to the power-off
+    start_problem: str = ""  # code of the last failed start, until one succeeds
+    start_detail: str = ""
     hold_down_until: Optional[float] = None  # D4: `up` stays published until then
     notes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -89,10 +89,14 @@ class Timers:
     start_backoff_max: float = _row(600.0, 60.0, 3600.0)
     # The lease was somebody else's: no failure, look again.
     lost_race_retry: float = _row(10.0, 1.0, 30.0)
+    # libvirt's create with a free lease: seconds. It returns or is abandoned by then, and counts as a failed start.
+    start_deadline: float = _row(60.0, 20.0, 300.0)
     # A VM that runs but was never healthy gets 10 minutes (file-system checks, database recovery) before it is stopped.
     starting_limit: float = _row(600.0, 120.0, 3600.0)
     # ACPI shutdown of a VM that may take its time; then power off.
     stop_limit_vm: float = _row(300.0, 30.0, 900.0)
+    # Killing a stopped qemu process took libvirt 10 s; then the power-off counts as failed and is ordered again.
+    power_off_deadline: float = _row(30.0, 15.0, 120.0)
     # The VM left without a word: it may be on its way to a peer. Then it counts as unexpectedly down.
     away_limit: float = _row(40.0, 10.0, 120.0)
 

@@ -1,0 +1,182 @@
+"""From a finished draft to the decision: the slot this host writes, and when it looks again.
+
+Rules that other implementations depend on: a VM that is not unknown or down has a health of `good` or `bad`, never
+`unknown` (an upstream peer dies of it); the maintenance flag is set only once the VM has left.
+"""
+
+from typing import List, Mapping, Optional, Tuple
+
+from ovirt_he_ha.core import notes, reasons
+from ovirt_he_ha.core.draft import Draft
+from ovirt_he_ha.core.fitness import own_card
+from ovirt_he_ha.core.model import (
+    Decision,
+    EngineStatus,
+    Health,
+    LockspaceState,
+    Record,
+    ScoreCard,
+    State,
+    Vm,
+)
+from ovirt_he_ha.core.situation import Situation, lease_text, peer_lease_conflicts
+from ovirt_he_ha.core.timers import announced_bounds
+
+UNKNOWN = EngineStatus(Vm.UNKNOWN, Health.UNKNOWN, "unknown")
+
+# A countdown that is due now would spin the loop.
+_SHORTEST_WAIT = 0.5
+
+_DOUBTFUL_ID = (LockspaceState.MISMATCH.value, LockspaceState.ID_TAKEN.value)
+
+_TIMEOUTS = ("power-off", "starting-limit", "hand-over-end", "hung")
+
+
+def finish(sit: Situation, d: Draft) -> Decision:
+    _say_global(sit, d)
+    _say_host(sit, d)
+    card = own_card(sit, d.carried, d.state)
+    doubt = id_doubt(sit)
+    if doubt:
+        d.problem("no-publish", state=doubt)
+    d.countdowns.sort(key=lambda c: c.at)
+    return Decision(
+        state=d.state,
+        action=d.action,
+        score=card,
+        record=None if doubt else _record(sit, d, card),
+        alive=sit.view.alive,
+        reasons=tuple(d.reasons),
+        countdowns=tuple(d.countdowns),
+        carried=d.carried,
+        wake_at=_wake_at(sit, d),
+        fence=d.fence,
+        abort_migration=d.abort_migration,
+    )
+
+
+def id_doubt(sit: Situation) -> str:
+    """Why this host id is not proven ours (then nothing is written); empty when it is."""
+    leases = sit.snapshot.leases
+    whiteboard = sit.lockspace_state(leases.whiteboard)
+    if whiteboard != LockspaceState.HELD.value:
+        return f"hosted-engine {whiteboard}"
+    storage = sit.lockspace_state(leases.lockspace)
+    return f"storage {storage}" if storage in _DOUBTFUL_ID else ""
+
+
+def engine_status(sit: Situation, d: Draft) -> Optional[EngineStatus]:
+    """What peers read of the VM here."""
+    if sit.facts is None:
+        return None if sit.snapshot.monitors.engine.unknown == "not-yet" else UNKNOWN
+    status = sit.facts.status
+    if status.vm is Vm.UP:
+        health = Health.GOOD if status.health is Health.GOOD else Health.BAD
+        detail = "Migration Source" if sit.facts.outgoing else status.detail
+        return EngineStatus(Vm.UP, health, detail, status.reason)
+    if d.state is State.ENGINE_MAYBE_AWAY and d.note(notes.AWAY) is not None:
+        return EngineStatus(Vm.UP, Health.BAD, "Migration Source", "migrated, waiting for the destination")
+    held = d.carried.hold_down_until
+    if held is not None and sit.now < held and not sit.hands_off:
+        return EngineStatus(Vm.UP, Health.BAD, "Up", "restarting")
+    return EngineStatus(status.vm, Health.BAD, status.detail, status.reason)
+
+
+# --- the free text ------------------------------------------------------------------------------------------------
+
+
+def _record(sit: Situation, d: Draft, card: ScoreCard) -> Record:
+    host = sit.snapshot.host
+    return Record(
+        host_id=host.host_id,
+        timestamp=max(1, int(sit.now)),
+        score=card.score,
+        engine=engine_status(sit, d),
+        hostname=host.hostname,
+        maintenance=d.state is State.LOCAL_MAINTENANCE,
+        stopped=d.state is State.AGENT_STOPPED,
+        conf_on_shared_storage=True,
+        local_conf_timestamp=max(0, host.conf_timestamp),
+        extra=tuple(_extra(sit, d, card)),
+        extra_ok=True,
+    )
+
+
+def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
+    """In the order of importance: what does not fit is cut from the end, ``why.`` first."""
+    host = sit.snapshot.host
+    lines = [("state", d.state.value), *_timeout(sit, d)]
+    lines += [("phase", d.phase), ("problem", ",".join(d.problems))]
+    if d.maintenance_state:
+        lines += [("maintenance_state", d.maintenance_state), ("maintenance_reason", host.maintenance_reason)]
+    lines += _migration(sit, d)
+    lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
+    generation = sit.snapshot.leases.own_generation
+    lines += [("gen", "" if generation is None else str(generation)), ("version", host.version)]
+    lines += [(f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(_bounds(sit).items())]
+    lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
+    lines += [("score.zero", card.zero_reason)]
+    lines += reasons.published(d.reasons, d.countdowns, sit.now)
+    return [(key, value) for key, text in lines if (value := _line(text))]
+
+
+def _timeout(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
+    """The moment that ends the present state, in monotonic seconds; the encoder writes it as a date."""
+    at = next((c.at for c in d.countdowns if c.event in _TIMEOUTS), None)
+    return [] if at is None else [("timeout", f"{at:.0f}")]
+
+
+def _migration(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
+    """Only a host that could take the VM now says so."""
+    host = sit.snapshot.host
+    ready = host.can_migrate and host.migration_address and not sit.missing_lockspaces()
+    return [("mig", "1"), ("mig.uri", host.migration_address)] if ready else []
+
+
+def _memory(sit: Situation) -> str:
+    free = sit.snapshot.monitors.mem_free.value
+    return "" if free is None else str(max(0, free))
+
+
+def _bounds(sit: Situation) -> Mapping[str, float]:
+    return announced_bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
+
+
+def _line(text: str) -> str:
+    """One line of printable ASCII: one other byte in a slot ends an upstream broker."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text).strip()
+
+
+# --- what else the operator should know ---------------------------------------------------------------------------
+
+
+def _say_global(sit: Situation, d: Draft) -> None:
+    flag = sit.snapshot.global_maintenance
+    if not flag.known:
+        d.problem("global-maintenance-unknown", why=flag.unknown)
+
+
+def _say_host(sit: Situation, d: Draft) -> None:
+    host = sit.snapshot.host
+    if not host.local_maintenance.known:
+        d.problem("local-maintenance-unknown", why=host.local_maintenance.unknown)
+    if sit.view.too_new:
+        d.problem("too-new", hosts=",".join(str(host_id) for host_id in sit.view.too_new[:20]))
+    for name, state in sit.missing_lockspaces():
+        d.problem("lockspace", name=name, state=state)
+    for peer in peer_lease_conflicts(sit):
+        theirs = peer.record.get("lease") if peer.record is not None else ""
+        d.problem("lease-mismatch", host=peer.host_id, theirs=theirs, ours=lease_text(host.lease))
+    if host.definition_problem:
+        d.problem("definition", problem=host.definition_problem)
+    if sit.snapshot.storage_problem:
+        d.problem("storage", problem=sit.snapshot.storage_problem)
+    if sit.snapshot.overwritten:
+        d.problem("overwritten")
+    if sit.snapshot.publish_failed_for is not None:
+        d.problem("publish-failed", seconds=f"{sit.snapshot.publish_failed_for:.0f}")
+
+
+def _wake_at(sit: Situation, d: Draft) -> float:
+    first = min((c.at for c in d.countdowns), default=sit.now + sit.timers.cycle)
+    return max(sit.now + _SHORTEST_WAIT, min(sit.now + sit.timers.cycle, first))
