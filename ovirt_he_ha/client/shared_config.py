@@ -1,0 +1,176 @@
+"""Keys of the configuration by type: this host's files, and those that all hosts share in the configuration volume.
+
+Types: ``he_local`` this host's hosted-engine.conf · ``he_shared`` the copy in the configuration volume, a template
+for hosts that are deployed later · ``ha`` ha.conf · ``broker`` broker.conf in the configuration volume, keys as
+``section.option``.
+"""
+
+import configparser
+import io
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional
+
+from ovirt_he_ha.config.files import atomic_write, load_broker_conf, load_hosted_engine_conf, read_values, save_ha_conf
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.schema import parse_boolean
+from ovirt_he_ha.config.text import ConfigError, read_text
+from ovirt_he_ha.storage.archive import read_archive, write_archive
+from ovirt_he_ha.storage.local import LocalDomain
+
+HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "vm"
+WRITABLE = (BROKER, HA, HE_LOCAL, HE_SHARED)
+OPTIONAL = ("iscsi_paths_blacklist", "network_test", "tcp_t_address", "tcp_t_port")
+HA_FLAGS = ("local_maintenance", "local_maintenance_manual")
+_DEFAULT_SECTION = "default"
+
+
+class SharedConfigError(Exception):
+    """``code``: ``ambiguous`` the key is in several types, ``read-only``, ``unknown-type`` or ``value``."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class SharedConfig:
+    """Reads anew at every call. Storage errors come out as ArchiveError, files as ConfigError."""
+
+    def __init__(self, paths: HostPaths) -> None:
+        self._paths = paths
+        self._values: Dict[str, Callable[[], Dict[str, str]]] = {
+            HE_LOCAL: lambda: read_values(paths.hosted_engine_conf),
+            HA: self._ha_values,
+            HE_SHARED: lambda: _pairs(self._archive()["hosted-engine.conf"].decode("utf-8", "replace")),
+            BROKER: lambda: _options(self._archive()["broker.conf"].decode("utf-8", "replace")),
+        }
+
+    def get(self, key: str, kind: Optional[str] = None) -> List[str]:
+        """``[value, type]``. Raises KeyError for an unknown key, SharedConfigError."""
+        found = self._type_of(key, kind)
+        return [self._values[found]().get(_named(found, key), ""), found]
+
+    def set(self, key: str, value: str, kind: Optional[str] = None) -> None:
+        """Raises KeyError, SharedConfigError, ArchiveError ``changed`` when another host was faster."""
+        if "\n" in value or "\r" in value or "\0" in value:
+            raise SharedConfigError("value", f"{key}: expected one line of text")
+        found = self._type_of(key, kind)
+        {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}[found](
+            _named(found, key), value
+        )
+
+    def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
+        """``{type: keys}``, the optional ones included; nothing for the read-only type."""
+        kinds = WRITABLE if kind is None else (kind,)
+        return {each: self._keys(each) for each in kinds if each in WRITABLE}
+
+    def _keys(self, kind: str) -> List[str]:
+        optional = OPTIONAL if kind in (HE_LOCAL, HE_SHARED) else ()
+        return sorted({*self._values[kind](), *optional})
+
+    def _type_of(self, key: str, kind: Optional[str]) -> str:
+        if kind == VM:
+            raise SharedConfigError("read-only", f"{kind} is read-only; writable are {', '.join(WRITABLE)}")
+        if kind is not None and kind not in WRITABLE:
+            raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
+        candidates = [each for each, keys in self.keys(kind).items() if _named(each, key) in keys]
+        if not candidates:
+            raise KeyError(f"{key}: no such key" + (f" in {kind}" if kind else ""))
+        if len(candidates) > 1:
+            raise SharedConfigError("ambiguous", f"{key} is in {', '.join(candidates)}: name the type")
+        return candidates[0]
+
+    def _ha_values(self) -> Dict[str, str]:
+        """A host that never was in maintenance has no file yet."""
+        values = dict.fromkeys(HA_FLAGS, "False")
+        if self._paths.ha_conf.exists():
+            values.update(read_values(self._paths.ha_conf))
+        return values
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _set_local(self, key: str, value: str) -> None:
+        path = self._paths.hosted_engine_conf
+        atomic_write(path, replaced(read_text(path), key, value).encode())
+
+    def _set_ha(self, key: str, value: str) -> None:
+        if key not in HA_FLAGS:
+            raise SharedConfigError("value", f"{key}: only {' and '.join(HA_FLAGS)} are set here")
+        try:
+            flag = parse_boolean(value)
+        except ValueError:
+            raise SharedConfigError("value", f"{key}: expected True or False, found {value!r}") from None
+        save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})  # type: ignore[arg-type]
+
+    def _set_shared(self, key: str, value: str) -> None:
+        members = self._archive()
+        text = members["hosted-engine.conf"].decode("utf-8")
+        self._store(members, "hosted-engine.conf", replaced(text, key, value))
+
+    def _set_broker(self, key: str, value: str) -> None:
+        members = self._archive()
+        parser = _parser(members["broker.conf"].decode("utf-8"))
+        section, _, option = key.partition(".")
+        parser.set(section, option, value)
+        out = io.StringIO()
+        parser.write(out, space_around_delimiters=False)
+        text = out.getvalue()
+        check_broker_conf(self._paths.broker_conf, text)
+        self._store(members, "broker.conf", text)
+        atomic_write(self._paths.broker_conf, text.encode())
+
+    def _store(self, members: Mapping[str, bytes], name: str, text: str) -> None:
+        write_archive(self._volume(), {**members, name: text.encode()}, previous=members)
+
+    def _archive(self) -> Dict[str, bytes]:
+        return read_archive(self._volume())
+
+    def _volume(self) -> str:
+        conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
+        return LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+
+
+def check_broker_conf(name: Path, text: str) -> None:
+    """Raises ConfigError for a value that the broker would not take; nothing is stored then."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / name.name
+        copy.write_text(text)
+        try:
+            load_broker_conf(copy)
+        except ConfigError as error:
+            raise ConfigError(name, error.key, error.expected, error.found) from None
+
+
+def _named(kind: str, key: str) -> str:
+    return key if kind != BROKER or "." in key else f"{_DEFAULT_SECTION}.{key}"
+
+
+def _pairs(text: str) -> Dict[str, str]:
+    values = {}
+    for line in text.splitlines():
+        key, sign, value = line.partition("=")
+        if sign and not line.lstrip().startswith("#"):
+            values[key.strip()] = value.strip()
+    return values
+
+
+def _parser(text: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, default_section="\0none")
+    parser.read_string(text)
+    return parser
+
+
+def _options(text: str) -> Dict[str, str]:
+    parser = _parser(text)
+    return {f"{section}.{key}": value for section in parser.sections() for key, value in parser.items(section)}
+
+
+def replaced(text: str, key: str, value: str) -> str:
+    """``text`` with the last line of ``key`` replaced, which is the one that counts, or the key appended."""
+    lines = text.splitlines()
+    places = [n for n, line in enumerate(lines) if _pairs(line).keys() == {key}]
+    if places:
+        lines[places[-1]] = f"{key}={value}"
+    else:
+        lines.append(f"{key}={value}")
+    return "\n".join(lines) + "\n"
