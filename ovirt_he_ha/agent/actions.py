@@ -1,0 +1,108 @@
+"""The one action at a time, on a worker of its own.
+
+libvirt's create can block for the whole wait for a dead owner of the lease (160 s at sanlock's default) and a guest's
+shutdown for as long as the guest likes, so the agent's cycle never calls libvirt itself: it orders, and reads the
+report in a later snapshot.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Optional
+
+from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, LeaseId, Outcome
+from ovirt_he_ha.core.seams import Clock, EngineVm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What START needs: the checked libvirt XML and the lease computed for this host's storage."""
+
+    xml: str
+    lease: LeaseId
+
+
+StillWanted = Callable[[], str]
+
+
+class ActionWorker:
+    """``still_wanted()`` is asked in the instant before create (maintenance, score, rank and lease may have changed
+    since the decision): it returns an empty text, or why the start is off. ``definition()`` raises what forbids the
+    start."""
+
+    def __init__(
+        self,
+        vm: EngineVm,
+        clock: Clock,
+        definition: Callable[[], Definition],
+        still_wanted: StillWanted,
+        on_done: Callable[[], None],
+    ) -> None:
+        self._vm = vm
+        self._clock = clock
+        self._definition = definition
+        self._still_wanted = still_wanted
+        self._on_done = on_done
+        self._lock = threading.Lock()
+        self._report: Optional[ActionReport] = None
+        self._run: Dict[ActionKind, Callable[[Action], ActionReport]] = {
+            ActionKind.START: self._start,
+            ActionKind.STOP: lambda a: self._vm.shutdown(self._limit(a)),
+            ActionKind.POWER_OFF: lambda a: self._vm.destroy(self._limit(a)),
+            ActionKind.MIGRATE: lambda a: self._vm.migrate(a, self._limit(a)),
+        }
+
+    def report(self) -> Optional[ActionReport]:
+        """The running action, or the one that finished since :meth:`taken` was called."""
+        with self._lock:
+            return self._report
+
+    def taken(self, report: Optional[ActionReport]) -> None:
+        """The decision has seen this finished report: forget it."""
+        with self._lock:
+            if report is not None and report.outcome is not None and self._report is report:
+                self._report = None
+
+    def order(self, action: Action) -> bool:
+        """Start ``action`` unless one runs. Returns whether it was taken."""
+        report = ActionReport(action, self._clock.monotonic())
+        with self._lock:
+            if self._report is not None and self._report.outcome is None:
+                return False
+            self._report = report
+        log.info("%s", action.kind.value, extra={"HE_ACTION": action.kind.value, "HE_TARGET": str(action.target_id)})
+        threading.Thread(target=self._work, args=(report,), name="action", daemon=True).start()
+        return True
+
+    def abort_migration(self) -> None:
+        self._vm.abort_migration()
+
+    def _work(self, report: ActionReport) -> None:
+        try:
+            done = self._run[report.action.kind](report.action)
+        except Exception as e:  # becomes the named outcome that the next decision sees
+            log.exception("%s failed", report.action.kind.value)
+            done = replace(report, outcome=Outcome.FAILED, detail=f"{type(e).__name__}: {e}")
+        finished = replace(
+            report,
+            outcome=done.outcome or Outcome.FAILED,
+            detail=done.detail,
+            finished_at=self._clock.monotonic(),
+        )
+        with self._lock:
+            self._report = finished
+        outcome = finished.outcome.value if finished.outcome else ""
+        log.info("%s: %s %s", report.action.kind.value, outcome, finished.detail, extra={"HE_OUTCOME": outcome})
+        self._on_done()
+
+    def _start(self, action: Action) -> ActionReport:
+        definition = self._definition()
+        objection = self._still_wanted()
+        if objection:
+            return ActionReport(action, self._clock.monotonic(), Outcome.LOST_RACE, detail=objection)
+        return self._vm.start(definition.xml, definition.lease, self._limit(action))
+
+    def _limit(self, action: Action) -> float:
+        return action.deadline

@@ -1,0 +1,165 @@
+"""One snapshot: what the broker, this host's files and the agent's own workers know at this moment."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Callable, Dict, Mapping, Optional, Tuple
+
+from ovirt_he_ha.agent.definition_source import Effective
+from ovirt_he_ha.client.link import BrokerSnapshot
+from ovirt_he_ha.config.files import AgentConf, HaConf, load_ha_conf
+from ovirt_he_ha.config.text import ConfigError
+from ovirt_he_ha.core import slot
+from ovirt_he_ha.core.model import (
+    GLOBAL_SLOT,
+    ActionReport,
+    Carried,
+    HostFacts,
+    LeaseId,
+    Reading,
+    Slot,
+    Snapshot,
+)
+from ovirt_he_ha.core.seams import Clock
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What does not change while the agent runs."""
+
+    host_id: int
+    hostname: str
+    boot_id: str
+    lease: LeaseId
+    agent_conf: AgentConf
+    version: str
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the collector asks for what the agent's own threads know; each call returns at once."""
+
+    definition: Callable[[], Effective]
+    report: Callable[[], Optional[ActionReport]]
+    fencing: Callable[[], str]
+    cpu_model: Callable[[], str]
+
+
+@dataclass
+class PublishClock:
+    """When our slot was last seen written; None before the first time."""
+
+    written_at: Optional[float] = field(default=None)
+
+
+class Collector:
+    """Builds the snapshot of one cycle. ``ask`` returns the broker's facts; it raises BrokerError."""
+
+    def __init__(
+        self,
+        ask: Callable[[], BrokerSnapshot],
+        identity: Identity,
+        ha_conf: Path,
+        workers: Workers,
+        clock: Clock,
+        published: PublishClock,
+    ) -> None:
+        self._ask = ask
+        self._identity = identity
+        self._ha_conf = ha_conf
+        self._workers = workers
+        self._clock = clock
+        self._published = published
+        self._ha_problem = ""
+
+    def collect(self, carried: Carried, stopping: bool = False) -> Snapshot:
+        """Ask the broker and read the host's files. Raises BrokerError; nothing else."""
+        facts = self._ask()
+        now = self._clock.monotonic()
+        slots = decode_slots(facts.slots)
+        return Snapshot(
+            now=now,
+            wall_offset=self._clock.wall() - now,
+            host=self._host_facts(),
+            slots=frozen_slots(slots),
+            slots_age=facts.slots_age,
+            global_maintenance=global_flag(facts),
+            monitors=facts.monitors,
+            leases=facts.leases,
+            carried=carried,
+            report=self._workers.report(),
+            stopping=stopping,
+            publish_failed_for=self._unpublished(now),
+            fencing=self._workers.fencing(),
+            storage_problem=storage_problem(facts),
+            overwritten=facts.publish.overwritten,
+        )
+
+    def _unpublished(self, now: float) -> Optional[float]:
+        if self._published.written_at is None:
+            return None
+        silent = now - self._published.written_at
+        return silent if silent > 30.0 else None
+
+    def _host_facts(self) -> HostFacts:
+        identity = self._identity
+        effective = self._workers.definition()
+        maintenance, reason = self._local_maintenance()
+        address = identity.agent_conf.migration_address
+        return HostFacts(
+            host_id=identity.host_id,
+            hostname=identity.hostname,
+            boot_id=identity.boot_id,
+            local_maintenance=maintenance,
+            maintenance_reason=reason,
+            memory_needed=effective.memory_mib,
+            conf_timestamp=effective.refreshed_at,
+            lease=identity.lease,
+            definition_problem=effective.problem,
+            can_migrate=bool(address) and not effective.problem,
+            migration_address=address,
+            cpu_model=self._workers.cpu_model(),
+            allow_unfenced=identity.agent_conf.allow_unfenced,
+            score=identity.agent_conf.score,
+            version=identity.version,
+        )
+
+    def _local_maintenance(self) -> Tuple[Reading[bool], str]:
+        try:
+            conf: HaConf = load_ha_conf(self._ha_conf)
+        except ConfigError as e:
+            if str(e) != self._ha_problem:
+                log.error("%s. Until then this host neither starts nor moves the VM", e)
+                self._ha_problem = str(e)
+            return Reading.missing("ha-conf"), ""
+        self._ha_problem = ""
+        return Reading.of(conf.maintenance), conf.reason
+
+
+def decode_slots(raw: Mapping[int, bytes]) -> Dict[int, Slot]:
+    """Every slot but 0, each by itself: one bad slot is one bad host."""
+    return {host_id: slot.decode(host_id, data) for host_id, data in raw.items() if host_id != GLOBAL_SLOT}
+
+
+def frozen_slots(slots: Dict[int, Slot]) -> Mapping[int, Slot]:
+    return MappingProxyType(dict(sorted(slots.items())))
+
+
+def storage_problem(facts: BrokerSnapshot) -> str:
+    """The named state of the volume, of the last read or the last write; empty when both work."""
+    return facts.publish.problem if facts.storage.state == "ok" else facts.storage.state
+
+
+def global_flag(facts: BrokerSnapshot) -> Reading[bool]:
+    """Slot 0 as last read. Not read yet, or not recently (60 s), is unknown: then nobody starts, stops or moves."""
+    if facts.slots_age is None:
+        return Reading.missing("not-yet")
+    if facts.slots_age > 60.0:
+        return Reading.missing("overdue", facts.slots_age)
+    data = facts.slots.get(GLOBAL_SLOT)
+    if data is None:
+        return Reading.of(False, facts.slots_age)
+    return slot.decode_global(data)

@@ -1,0 +1,78 @@
+"""The kill path: the engine's process on this host dies, and is seen to be gone.
+
+It needs neither libvirt nor the broker nor storage: it looks for the process in /proc, signals it through a pidfd and
+waits for its end. It runs on its own thread, so that nothing else in the agent can delay it, and the agent's cycle
+never waits for it.
+"""
+
+import logging
+import threading
+from typing import Callable, Optional
+
+from ovirt_he_ha.core.model import Fence
+from ovirt_he_ha.core.seams import Clock
+
+log = logging.getLogger(__name__)
+
+# The process can be uninterruptible (state D, a hung disk). Then nothing here helps: the state is published,
+# sanlock's watchdog resets the host 60 s after the lease expired.
+STUCK = "stuck"
+KILLING = "killing"
+
+Kill = Callable[[float], bool]
+
+
+class Fencer:
+    """One kill at a time. ``kill(deadline_wall_seconds)`` returns True once no engine process is left, False if it is
+    still there at the deadline; orders given meanwhile are part of the one that runs."""
+
+    def __init__(self, kill: Kill, clock: Clock, on_done: Callable[[], None]) -> None:
+        self._kill = kill
+        self._clock = clock
+        self._on_done = on_done
+        self._lock = threading.Lock()
+        self._running = False
+        self._state = ""
+        self._reason = ""
+
+    @property
+    def state(self) -> str:
+        """Empty (nothing to kill), ``killing``, or ``stuck`` (the process survived the last try)."""
+        with self._lock:
+            return self._state
+
+    @property
+    def reason(self) -> str:
+        with self._lock:
+            return self._reason
+
+    def order(self, fence: Optional[Fence]) -> None:
+        """Start killing. None: there is nothing (left) to kill."""
+        with self._lock:
+            if self._running:
+                return
+            if fence is None:
+                self._state = self._reason = ""
+                return
+            self._running = True
+            self._state = STUCK if self._state == STUCK else KILLING
+            self._reason = fence.reason
+        log.warning(
+            "Killing the engine VM's process on this host: %s",
+            fence.reason,
+            extra={"HE_REASON": fence.reason},
+        )
+        threading.Thread(target=self._run, args=(fence,), name="fence", daemon=True).start()
+
+    def _run(self, fence: Fence) -> None:
+        gone = False
+        try:
+            gone = self._kill(max(fence.deadline / self._clock.scale, 0.5))
+        except Exception:  # whatever fails here must be seen as "still there", and tried again by the next cycle
+            log.exception("The kill path failed; it is tried again")
+        with self._lock:
+            self._running = False
+            self._state = "" if gone else STUCK
+        if not gone:
+            log.error("The engine VM's process on this host cannot be killed; only a reset of the host ends it")
+        self._on_done()

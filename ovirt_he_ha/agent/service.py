@@ -1,0 +1,249 @@
+"""ovirt-ha-agent: composition, signals and the loop."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import List, Optional
+
+from ovirt_he_ha import __version__
+from ovirt_he_ha.agent.actions import ActionWorker
+from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
+from ovirt_he_ha.agent.cycle import Cycle
+from ovirt_he_ha.agent.definition_source import DefinitionSource
+from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.agent.state_file import StateFile, StateFileError
+from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
+from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
+from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
+from ovirt_he_ha.config.journal import setup_logging
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.text import ConfigError
+from ovirt_he_ha.core.model import Carried, HostLease, LeaseId, LeaseOwner, Reading
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.hypervisor.connection import Connection
+from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
+from ovirt_he_ha.hypervisor.process import kill_engine
+from ovirt_he_ha.storage.archive import read_archive
+from ovirt_he_ha.storage.local import LocalDomain
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_NOT_CONFIGURED = 255
+EXIT_INIT = 157
+BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and nothing can be decided without it
+MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
+
+
+class Agent:
+    """The running daemon. ``run()`` returns the exit status; ``stop()`` may be called from a signal handler."""
+
+    def __init__(self, paths: HostPaths, conf: HostedEngineConf, agent_conf: AgentConf, clock: SystemClock) -> None:
+        self._paths = paths
+        self._conf = conf
+        self._clock = clock
+        self._timers = Timers()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._serial = 0
+        self._broker_problem = ""
+        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
+        archive = domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+        self._definition = DefinitionSource(
+            read=lambda: read_archive(archive)["vm.conf"].decode("utf-8"),
+            lease=lease,
+            vmid=conf.vmid,
+            effective_path=paths.vm_conf,
+            fallback_path=paths.vm_conf_fallback,
+            clock=clock,
+            on_change=self._wake.set,
+        )
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)
+        self._published = PublishClock()
+        self._link = self._new_link()
+        self._side_link = self._new_link()  # for the action worker: its questions never wait for the cycle's
+        self._connection = Connection(agent_conf.libvirt_uri, clock)
+        self._identity = Identity(conf.host_id, socket.gethostname(), boot_id, lease, agent_conf, __version__)
+        self._vm = self._engine_vm(agent_conf, lease)
+        self._actions = ActionWorker(self._vm, clock, self._definition.definition, self._objection, self._wake.set)
+        self._fencer = Fencer(self._kill_engine, clock, self._wake.set)
+        self._cycle = Cycle(
+            collector=self._collector(self._link),
+            actions=self._actions,
+            fencer=self._fencer,
+            publisher=Publisher(self._link, conf.host_id, clock, self._published, self._timers),
+            save=self._save,
+            timers=self._timers,
+            carried=Carried(),
+        )
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> int:
+        """The loop: one cycle, then wait for an event or the deadline, until told to stop."""
+        self._load_budgets()
+        self._definition.start()
+        threading.Thread(target=self._watch_broker, name="wait-for-change", daemon=True).start()
+        while not self._stopping.is_set():
+            wait = self._one_turn()
+            self._wake.wait(wait)
+            self._stopping.wait(MIN_GAP)
+            self._wake.clear()
+        return self._say_goodbye()
+
+    def _one_turn(self) -> float:
+        """One cycle. Returns the wall seconds until the next one at the latest."""
+        try:
+            if self._broker_problem or self._cycle.decided is None:
+                self._register()
+            decision = self._cycle.run_one_cycle()
+        except BrokerError as e:
+            self._broker_lost(e)
+            return BROKER_RETRY
+        if self._broker_problem:
+            log.info("The broker answers again")
+            self._broker_problem = ""
+        return max(0.0, (decision.wake_at - self._clock.monotonic()) / self._clock.scale)
+
+    def _register(self) -> None:
+        """After every (re)connection: this host's id in both lockspaces. The broker keeps trying on its own."""
+        try:
+            self._link.lock_host_id(self._conf.host_id)
+        except BrokerFault as e:
+            log.error("The host id %d is not held yet: %s", self._conf.host_id, e)
+
+    def _broker_lost(self, problem: BrokerError) -> None:
+        if str(problem) != self._broker_problem:
+            log.error("%s. Nothing is decided until it answers; a running VM goes on", problem)
+        self._broker_problem = str(problem)
+
+    def _watch_broker(self) -> None:
+        """Its own connection: the call waits in the broker until something changed there."""
+        link = self._new_link()
+        serial = 0
+        while not self._stopping.is_set():
+            try:
+                serial = link.wait_for_change(serial, self._timers.cycle / self._clock.scale)
+                self._wake.set()
+            except BrokerError:
+                self._stopping.wait(BROKER_RETRY)
+
+    def _say_goodbye(self) -> int:
+        """The final record (stopped=1), acknowledged on the volume. The VM runs on."""
+        self._definition.stop()
+        try:
+            self._cycle.run_one_cycle(stopping=True)
+        except BrokerError as e:
+            log.error("Stopped without the final record: %s. Peers see this host as dead after 60 s", e)
+            return EXIT_INIT
+        log.info("Stopped; the final record is on the volume")
+        return EXIT_OK
+
+    def _objection(self) -> str:
+        try:
+            return self._cycle.objection_to_start(self._collector(self._side_link).collect)
+        except BrokerError as e:
+            return f"broker: {e}"
+
+    def _kill_engine(self, deadline: float) -> bool:
+        return bool(kill_engine(self._conf.vmid, deadline))
+
+    def _collector(self, link: BrokerLink) -> Collector:
+        workers = Workers(
+            definition=lambda: self._definition.current,
+            report=self._actions.report,
+            fencing=lambda: self._fencer.state,
+            cpu_model=self._vm.cpu_model,
+        )
+        return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
+
+    def _engine_vm(self, agent_conf: AgentConf, lease: LeaseId) -> LibvirtEngineVm:
+        return LibvirtEngineVm(
+            self._connection,
+            self._conf.vmid,
+            lease,
+            self._clock,
+            agent_conf,
+            host_id=self._conf.host_id,
+            lease_owner=self._lease_owner,
+            owner_live=self._owner_live,
+        )
+
+    def _lease_owner(self) -> Reading[LeaseOwner]:
+        try:
+            return self._side_link.snapshot().leases.owner
+        except BrokerError:
+            return Reading.missing("broker")
+
+    def _owner_live(self, host_id: int) -> Optional[bool]:
+        """False when sanlock shows the host DEAD or FREE, None when nobody knows."""
+        try:
+            hosts = self._side_link.snapshot().leases.hosts.value
+        except BrokerError:
+            return None
+        flag = None if hosts is None else hosts.get(host_id)
+        return None if flag is None else flag not in (HostLease.DEAD, HostLease.FREE)
+
+    def _new_link(self) -> BrokerLink:
+        return BrokerLink(self._paths.broker_socket, self._clock.wait_floor(self._timers.rpc_deadline))
+
+    def _load_budgets(self) -> None:
+        now = self._clock.monotonic()
+        try:
+            budgets = self._state_file.load(now)
+        except StateFileError as e:
+            log.error("%s", e)
+            return
+        self._cycle.carried = replace(self._cycle.carried, budgets=budgets)
+
+    def _save(self, carried: Carried) -> None:
+        try:
+            self._state_file.save(carried.budgets)
+        except OSError as e:
+            log.error("Cannot save the budgets: %s. A restart of the agent would forget them", e)
+
+
+def parse_arguments(argv: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ovirt-ha-agent", description="Keeps one engine VM alive on a cluster of hosts: this host's decisions."
+    )
+    parser.add_argument("--version", action="version", version=f"ovirt-ha-agent {__version__}")
+    parser.add_argument("--host-id", type=int, help="use this host id instead of the one in hosted-engine.conf")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    setup_logging("ovirt-ha-agent")
+    paths = HostPaths.from_env()
+    try:
+        conf = load_hosted_engine_conf(paths.hosted_engine_conf)
+        agent_conf = load_agent_conf(paths.agent_conf)
+        clock = SystemClock()
+    except (ConfigError, TimeScaleError) as e:
+        sys.stderr.write(f"ovirt-ha-agent: {e}\n")
+        return EXIT_NOT_CONFIGURED
+    if arguments.host_id is not None:
+        conf = replace(conf, host_id=arguments.host_id)
+    agent = Agent(paths, conf, agent_conf, clock)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    status = agent.run()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)  # workers may hang in libvirt or storage; nothing of them may delay the stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
