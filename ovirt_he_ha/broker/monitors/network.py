@@ -3,43 +3,13 @@
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Sequence
 
 from ovirt_he_ha.broker.monitors.frame import Unmeasured
 from ovirt_he_ha.broker.monitors.icmp import Echo
 from ovirt_he_ha.broker.monitors.options import NetworkOptions, NetworkTest
 from ovirt_he_ha.broker.monitors.probes import Connect, Exchange, Pace, Round
-
-RESOLVE_AGAIN = 600.0  # wall seconds that a resolved name is used: a dead name server must not hang every round
-Address = Tuple[int, Tuple[Any, ...]]
-
-
-class Target:
-    """A host by address or name. A name is looked up again every 10 minutes; while that fails, the last address
-    stays."""
-
-    def __init__(self, host: str, port: int, kind: int, now: Callable[[], float]) -> None:
-        self._host = host
-        self._port = port
-        self._kind = kind
-        self._now = now
-        self._address: Optional[Address] = None
-        self._looked_up = 0.0
-
-    def address(self) -> Address:
-        """Raises OSError when the name was never resolved. May block as long as the system's resolver does."""
-        now = self._now()
-        if self._address is not None and now - self._looked_up < RESOLVE_AGAIN:
-            return self._address
-        self._looked_up = now
-        try:
-            info = socket.getaddrinfo(self._host, self._port, type=self._kind)[0]
-        except (OSError, UnicodeError) as problem:
-            if self._address is None:
-                raise OSError(f"cannot resolve {self._host}") from problem
-            return self._address
-        self._address = (int(info[0]), info[4])
-        return self._address
+from ovirt_he_ha.broker.monitors.target import Target
 
 
 class Network:
@@ -85,7 +55,7 @@ class Network:
     def _prepare(self) -> Callable[[int], Sequence[Exchange]]:
         if self._options.test is NetworkTest.DNS:
             return self._prepare_dns()
-        family, address = self._target.address()
+        family, address = self._target.addresses()[0]
         if self._options.test is NetworkTest.TCP:
             return lambda probe: [Connect(family, address)]
         return lambda probe: [Echo(family, address, probe + 1)]
