@@ -13,7 +13,7 @@ from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.rpc import RpcServer
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.config.clock import SystemClock
-from ovirt_he_ha.core.model import Health, LeaseFacts, Vm
+from ovirt_he_ha.core.model import Health, Vm
 from ovirt_he_ha.core.seams import Lockspaces, Notifier
 from ovirt_he_ha.core.timers import Timers
 
@@ -24,6 +24,10 @@ class MonitorRoom(Monitoring, Protocol):
     def start(self) -> None: ...
 
     def stop(self, deadline: float) -> object: ...
+
+
+class LeaseRoom(Lockspaces, Protocol):
+    def set_alert(self, alert: bool) -> None: ...
 
 
 class MailRoom(Notifier, Protocol):
@@ -40,7 +44,7 @@ class Broker:
         host_id: int,
         server_path: Path,
         whiteboard: Whiteboard,
-        lockspaces: Lockspaces,
+        lockspaces: LeaseRoom,
         monitors: MonitorRoom,
         notifier: MailRoom,
         reset_lockspace: Callable[[], None],
@@ -71,8 +75,7 @@ class Broker:
         self._lockspaces.want(self.host_id)
         self._notifier.start()
         self._monitors.start()
-        for name, work in (("storage", self._keep_reading), ("watch", self._watch_leases)):
-            threading.Thread(target=work, name=name, daemon=True).start()
+        threading.Thread(target=self._keep_reading, name="storage", daemon=True).start()
         self.server.start()
 
     # --- threads --------------------------------------------------------------------------------------------------
@@ -81,7 +84,10 @@ class Broker:
         while not self._stopping.is_set():
             due = self._clock.monotonic() + self._timers.slot_read_alert
             try:
-                due = self._whiteboard.tick(self._listed(), self._alert())
+                alert = self._alert()
+                due = self._whiteboard.tick(self._listed(), alert)
+                # Somebody may be waiting for a dead owner: sanlock's host list is looked at as often as it allows.
+                self._lockspaces.set_alert(alert or not self._whiteboard.engine_is_well(self._clock.monotonic()))
             except Exception:
                 # A defect must not end the reading for good: said, and tried again.
                 log.exception("reading the shared volume failed unexpectedly")
@@ -95,14 +101,6 @@ class Broker:
         facts = self._monitors.monitors().engine.value
         return facts is not None and facts.status.vm is Vm.UP and facts.status.health is not Health.GOOD
 
-    def _watch_leases(self) -> None:
-        before: object = None
-        while not self._stopping.wait(self._clock.wall_seconds(self._timers.lease_poll)):
-            now = _worth_waking(self._lockspaces.facts())
-            if now != before:
-                before = now
-                self._changes.bump()
-
     # --- the end --------------------------------------------------------------------------------------------------
 
     def stop(self, deadline: float) -> bool:
@@ -115,7 +113,7 @@ class Broker:
         left = max(0.1, until - time.monotonic())
         product = left * self._clock.scale
         endings = (
-            ("lockspaces", lambda: self._lockspaces.leave(product)),
+            ("lockspaces", lambda: self._lockspaces.leave(left)),
             ("monitors", lambda: self._monitors.stop(product)),
             ("mail", lambda: self._notifier.stop(left)),
             ("volume", lambda: self._whiteboard.close(product)),
@@ -142,16 +140,3 @@ def _all_by(until: float, endings: Sequence[Tuple[str, Callable[[], object]]]) -
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     return [name for (name, _), thread in zip(endings, threads) if thread.is_alive()]
-
-
-def _worth_waking(facts: LeaseFacts) -> object:
-    """What of the lease facts an agent should look at when it changes; not their ages."""
-    owner = facts.owner.value
-    return (
-        facts.lockspace.value,
-        facts.whiteboard.value,
-        None if facts.hosts.value is None else dict(facts.hosts.value),
-        None if owner is None else (owner.host_id, owner.generation),
-        facts.own_generation,
-        facts.watchdog_armed,
-    )

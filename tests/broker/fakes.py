@@ -82,6 +82,7 @@ class FakeLockspaces:
         self.stuck = LockspaceState.HELD
         self.wanted = None
         self.left = 0
+        self.alert = None
         self.current = LeaseFacts(
             lockspace=Reading.of(LockspaceState.NOT_HELD),
             whiteboard=Reading.of(LockspaceState.NOT_HELD),
@@ -97,6 +98,9 @@ class FakeLockspaces:
 
     def facts(self):
         return self.current
+
+    def set_alert(self, alert):
+        self.alert = alert
 
     def leave(self, deadline):
         with self.lock:

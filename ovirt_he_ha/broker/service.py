@@ -1,0 +1,253 @@
+"""ovirt-ha-broker: composition from this host's configuration, and the process."""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Callable, List, Optional
+
+from ovirt_he_ha import __version__
+from ovirt_he_ha.broker.changes import Changes
+from ovirt_he_ha.broker.daemon import Broker
+from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.monitors import MonitorOptions, MonitorSet, OptionError, StorageLatency
+from ovirt_he_ha.broker.notify import MailNotifier
+from ovirt_he_ha.broker.rpc import SocketProblem
+from ovirt_he_ha.broker.volume_door import VolumeDoor
+from ovirt_he_ha.broker.whiteboard import Whiteboard
+from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
+from ovirt_he_ha.config.files import (
+    AgentConf,
+    HostedEngineConf,
+    load_agent_conf,
+    load_broker_conf,
+    load_hosted_engine_conf,
+)
+from ovirt_he_ha.config.journal import setup_logging
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.text import ConfigError
+from ovirt_he_ha.core.model import EngineFacts, LockspaceState, Reading
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.hypervisor.connection import BindingMissing, binding
+from ovirt_he_ha.hypervisor.events import EngineWatch
+from ovirt_he_ha.hypervisor.process import find_engine
+from ovirt_he_ha.lease.binding import SanlockMissing
+from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace
+from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
+from ovirt_he_ha.storage.errors import DomainProblem, StorageError
+from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.volumes import SCANNED, check_volume
+
+log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_SOCKET = 1  # another broker, or no place for the socket
+EXIT_HANGING = 2  # told to stop, and something hung until the end: the journal names it
+EXIT_NOT_CONFIGURED = 255
+STOP_SECONDS = 4.5  # wall: with the process's own end below the 5 s that are promised
+CHECK_SECONDS = 5.0  # product: looking at the domain before the volume is used
+HEALTH_PATH = "/ovirt-engine/services/health"
+
+_LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
+
+
+class NotConfigured(Exception):
+    """This host cannot run a broker as it is. ``str()`` is one line that says what to do."""
+
+
+class WatchedEngine:
+    """The watch over libvirt as the monitors want it: they count in product seconds."""
+
+    def __init__(self, watch: EngineWatch, clock: SystemClock) -> None:
+        self._watch = watch
+        self._clock = clock
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        self._watch.start(on_change)
+
+    def stop(self, deadline: float) -> None:
+        if not self._watch.stop(self._clock.wall_seconds(deadline)):
+            log.warning("a libvirt call still hangs; it is left to the end of the process")
+
+    def facts(self) -> Reading[EngineFacts]:
+        return self._watch.facts()
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    _parse(sys.argv[1:] if argv is None else argv)
+    paths = HostPaths.from_env()
+    setup_logging("ovirt-ha-broker", paths.broker_log_conf)
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    status = _run(paths, told)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)  # a worker that hangs in storage, sanlock or libvirt must not delay the end
+
+
+def _run(paths: HostPaths, told: threading.Event) -> int:
+    try:
+        broker = compose(paths)
+        broker.server.reserve()
+        broker.start()
+    except NotConfigured as problem:
+        return _refused(problem, EXIT_NOT_CONFIGURED)
+    except SocketProblem as problem:
+        return _refused(problem, EXIT_SOCKET)
+    log.info("serving host id %d at %s", broker.host_id, paths.broker_socket, extra={"HE_HOST_ID": broker.host_id})
+    tell_systemd("READY=1")
+    told.wait()
+    tell_systemd("STOPPING=1")
+    ended = broker.stop(STOP_SECONDS)
+    log.info("stopped")
+    return EXIT_OK if ended else EXIT_HANGING
+
+
+def _refused(problem: Exception, status: int) -> int:
+    sys.stderr.write(f"ovirt-ha-broker: {problem}\n")
+    return status
+
+
+def _parse(argv: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ovirt-ha-broker", description="This host's contact with shared storage, sanlock and its monitors."
+    )
+    parser.add_argument("--version", action="version", version=f"ovirt-ha-broker {__version__}")
+    return parser.parse_args(argv)
+
+
+def tell_systemd(state: str) -> None:
+    """The readiness protocol of systemd; nothing without NOTIFY_SOCKET."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("systemd was not told %s: %s", state, error)
+
+
+# --- composition ------------------------------------------------------------------------------------------------------
+
+
+def compose(paths: HostPaths) -> Broker:
+    """The broker of this host; nothing runs and nothing was written yet. Raises NotConfigured."""
+    try:
+        binding()
+        conf = checked_conf(paths)
+        agent_conf = load_agent_conf(paths.agent_conf)
+        load_broker_conf(paths.broker_conf)
+        return _composed(paths, conf, agent_conf, SystemClock(), Timers())
+    except (ConfigError, OptionError, TimeScaleError, BindingMissing, SanlockMissing) as problem:
+        raise NotConfigured(str(problem)) from problem
+
+
+def checked_conf(paths: HostPaths) -> HostedEngineConf:
+    """Raises ConfigError."""
+    conf = load_hosted_engine_conf(paths.hosted_engine_conf)
+    if conf.domain_type != "local":
+        raise ConfigError(
+            paths.hosted_engine_conf, "domainType", "local (a directory that all hosts share)", repr(conf.domain_type)
+        )
+    return conf
+
+
+def _composed(
+    paths: HostPaths, conf: HostedEngineConf, agent_conf: AgentConf, clock: SystemClock, timers: Timers
+) -> Broker:
+    changes = Changes(int(clock.monotonic() * 1000) & 0x7FFFFFFF)
+    metrics = Metrics()
+    domain = LocalDomain(conf.storage, conf.sd_uuid)
+    lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
+    lockspace_path = domain.volume_path(conf.lockspace_image_uuid, conf.lockspace_volume_uuid)
+    lockspaces = SanlockLockspaces(
+        lease,
+        domain.ids_path,
+        lockspace_path,
+        clock,
+        # A join frees what this host held before: never while a VM runs that the running sanlock does not know.
+        may_join=lambda: find_engine(conf.vmid) is None,
+        on_change=changes.bump,
+    )
+    guard_lost = lambda: lockspaces.facts().lockspace.value in _LOST  # noqa: E731
+    watch = EngineWatch(agent_conf.libvirt_uri, conf.vmid, lease, clock, guard_lost)
+    options = monitor_options(conf, agent_conf)
+    monitors = MonitorSet(options, WatchedEngine(watch, clock), clock, changes.bump, timers)
+    return Broker(
+        host_id=conf.host_id,
+        server_path=paths.broker_socket,
+        whiteboard=_whiteboard(conf, domain, clock, timers, changes, metrics, monitors.storage, lockspaces),
+        lockspaces=lockspaces,
+        monitors=monitors,
+        notifier=MailNotifier(lambda: load_broker_conf(paths.broker_conf), paths.notifications_dir, metrics=metrics),
+        reset_lockspace=lambda: _write_lockspace(domain, lockspace_path),
+        clock=clock,
+        changes=changes,
+        metrics=metrics,
+        timers=timers,
+    )
+
+
+def _whiteboard(
+    conf: HostedEngineConf,
+    domain: LocalDomain,
+    clock: SystemClock,
+    timers: Timers,
+    changes: Changes,
+    metrics: Metrics,
+    latency: StorageLatency,
+    lockspaces: SanlockLockspaces,
+) -> Whiteboard:
+    path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
+
+    def worker(sector_size: int) -> IoWorker:
+        lockspaces.use_sector_size(sector_size)
+        return IoWorker(path, sector_size, clock)
+
+    def check(sector_size: int) -> None:
+        check_volume(path, SCANNED, sector_size)
+
+    door = VolumeDoor(domain, path, check, worker, clock.wait_floor(CHECK_SECONDS))
+
+    def on_read(seconds: Optional[float], why: str) -> None:
+        if seconds is None:
+            latency.failed(why)
+        else:
+            latency.record(seconds)
+
+    return Whiteboard(door.open, conf.host_id, clock, timers, changes.bump, on_read, metrics)
+
+
+def _write_lockspace(domain: LocalDomain, path: str) -> None:
+    """The lockspace of the slots, anew. Raises StorageError."""
+    try:
+        write_lockspace(WHITEBOARD, path, domain.sector_size())
+    except DomainProblem as problem:
+        raise StorageError(problem.code, problem.object, detail=f"expected {problem.expected}") from problem
+    except FormatFailed as failure:
+        raise StorageError("io", path, detail=failure.why) from failure
+
+
+def monitor_options(conf: HostedEngineConf, agent_conf: AgentConf) -> MonitorOptions:
+    return MonitorOptions(
+        bridge=conf.bridge,
+        gateway=conf.gateway,
+        vmid=conf.vmid,
+        health_url=agent_conf.health_url or f"http://{conf.fqdn}{HEALTH_PATH}",
+        network_test=conf.network_test,
+        tcp_t_address=conf.tcp_t_address,
+        tcp_t_port="" if conf.tcp_t_port is None else str(conf.tcp_t_port),
+        ca_file=agent_conf.health_ca_file,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
