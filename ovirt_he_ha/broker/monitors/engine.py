@@ -31,25 +31,10 @@ class EngineSource(Protocol):
         ...
 
 
-# Texts by which a failed start says that another host holds the lock (``status.reason`` of the source).
-_HELD_ELSEWHERE = (
-    "Failed to acquire lock: error -243",
-    "Failed to acquire lock: Lease is held by another host",
-    "Is another process using the image?",
-)
-
-
-def held_elsewhere(text: str) -> bool:
-    """Does a libvirt error say so? The last phrase may be followed by `` [...]?`` in place of its question mark."""
-    if text.endswith(_HELD_ELSEWHERE):
-        return True
-    return "Is another process using the image [" in text and text.endswith("]?")
-
-
 class StatusTable:
-    """The words of the shared slot, from one look to the next: ``down`` (nothing was lost), ``down_unexpected`` (it
-    ran here and went down), ``down_missing`` (it ran here and vanished without a word). The latter two last until
-    the VM is seen up, or leaves in an orderly way (another host holds it)."""
+    """The words of the shared slot, from one look to the next: ``down`` (nothing was lost), ``down_unexpected`` (it ran
+    here and went down, on request too: that is how the field says it), ``down_missing`` (it ran here and vanished
+    without a word). The latter two last until the VM is seen up, moves to another host or fails to start."""
 
     def __init__(self) -> None:
         self._last = Vm.DOWN
@@ -58,10 +43,11 @@ class StatusTable:
         """Nothing runs here, or only the receiving end of a migration."""
         if facts.status.detail == ARRIVING or facts.incoming:
             return self._gone(ARRIVING, facts)
-        if facts.last_exit is Exit.NONE:
+        if facts.last_exit is Exit.NONE or facts.status.vm is Vm.DOWN_MISSING:
             self._last = Vm.DOWN_MISSING if self._last is Vm.UP else self._last
             return EngineStatus(self._last, Health.BAD, "unknown", facts.status.reason)
-        if facts.last_exit is Exit.MIGRATED or held_elsewhere(facts.status.reason):
+        if facts.last_exit in (Exit.MIGRATED, Exit.FAILED):
+            # It runs on another host, or its lease does: a start that failed never ran the VM, so nothing was lost.
             self._last = Vm.DOWN
             return EngineStatus(Vm.DOWN, Health.BAD, "Down", facts.status.reason)
         return self._gone("Down", facts)
@@ -177,6 +163,7 @@ class Engine:
         self._copy = 0
         self._pid: Optional[int] = None
         self._present = False
+        self._lag = 0.0
         self._answered = False  # the page gave a verdict on some copy since this broker looks
         self._seen_absent = False
         self._verdict = NOT_ASKED
@@ -189,17 +176,33 @@ class Engine:
         facts = reading.value
         if facts is None:
             raise Unmeasured(reading.unknown or "error")
+        self._lag = reading.age or 0.0
+        if facts.status.vm is Vm.UNKNOWN:
+            return self._measure_ended(facts)
         if facts.status.vm is not Vm.UP or facts.status.detail == ARRIVING:
             return self._measure_absent(facts)
         return self._measure_present(facts)
 
+    def lag(self) -> float:
+        """How old the source's reading was at the last measurement, in product seconds."""
+        return self._lag
+
+    def _measure_ended(self, facts: EngineFacts) -> EngineFacts:
+        """It has ended here, and libvirt has not said why yet: the next look tells which kind of ``down`` it is."""
+        self._leave()
+        status = EngineStatus(Vm.UNKNOWN, Health.UNKNOWN, "unknown", facts.status.reason)
+        return replace(facts, status=status, bad_for=None, stalled_for=None)
+
     def _measure_absent(self, facts: EngineFacts) -> EngineFacts:
+        self._leave()
+        return replace(facts, status=self._table.absent(facts), bad_for=None, stalled_for=None)
+
+    def _leave(self) -> None:
         self._seen_absent = True
         self._present = False
         self._bad.reset()
         self._progress.forget()
         self._ask_page(None)
-        return replace(facts, status=self._table.absent(facts), bad_for=None, stalled_for=None)
 
     def _measure_present(self, facts: EngineFacts) -> EngineFacts:
         self._follow_copy(facts)
@@ -262,6 +265,27 @@ class Engine:
             requests=None if counters is None else counters.block_requests,
             counted_cpu=None if counters is None else counters.cpu_seconds,
         )
+
+
+def aged(reading: Reading[EngineFacts], lag: float) -> Reading[EngineFacts]:
+    """The same facts for a reader of now: the clocks that run by themselves are moved on by the reading's age, so
+    that an exit's moment is the same in every reading of it. What is counted from evidence (``bad_for``,
+    ``stalled_for``) stays. ``lag``: seconds that the source had not looked when it was asked; they make the reading
+    older, not its clocks."""
+    facts, age = reading.value, reading.age
+    if facts is None or age is None:
+        return reading
+    later = replace(
+        facts,
+        exit_age=_later(facts.exit_age, age),
+        uptime=_later(facts.uptime, age),
+        paused_for=_later(facts.paused_for, age),
+    )
+    return Reading(later, age + lag, reading.unknown)
+
+
+def _later(clock: Optional[float], age: float) -> Optional[float]:
+    return None if clock is None else clock + age
 
 
 def engine_changed(old: Reading[EngineFacts], new: Reading[EngineFacts]) -> bool:

@@ -8,7 +8,15 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.monitors.bridge import Bridge, checked_name
 from ovirt_he_ha.broker.monitors.cpu import CpuLoad, EngineCpu, one_minute_load
-from ovirt_he_ha.broker.monitors.engine import Engine, EngineSource, PageProbe, PageSample, engine_changed, page_changed
+from ovirt_he_ha.broker.monitors.engine import (
+    Engine,
+    EngineSource,
+    PageProbe,
+    PageSample,
+    aged,
+    engine_changed,
+    page_changed,
+)
 from ovirt_he_ha.broker.monitors.frame import Monitor, wall_seconds
 from ovirt_he_ha.broker.monitors.health_page import HealthPage
 from ovirt_he_ha.broker.monitors.memory import FreeMemory
@@ -76,7 +84,7 @@ class MonitorSet:
         cpu = CpuLoad(EngineCpu(engine.facts, times), clock.monotonic, root / "proc")
         memory = FreeMemory(root / "proc")
         bridge = Bridge(options.bridge, root / "sys")
-        reader = Engine(engine, lambda: self._page_monitor.reading(), self._ask_page, clock, times)
+        self._engine = Engine(engine, lambda: self._page_monitor.reading(), self._ask_page, clock, times)
 
         def monitor(name: str, measure: Callable[[], Any], every: float, limit: float, **how: Any) -> Monitor[Any]:
             return Monitor(name, measure, clock, every, limit, how.pop("on_change", on_change), **how)
@@ -90,7 +98,7 @@ class MonitorSet:
         self._memory_monitor: Monitor[int] = monitor("mem-free", memory.measure, cycle, limit, significant=_never)
         self._cpu_monitor: Monitor[float] = monitor("cpu-load-no-engine", cpu.measure, cycle, limit, significant=_never)
         self._engine_monitor: Monitor[EngineFacts] = monitor(
-            "engine-health", reader.measure, timers.engine_poll, limit, significant=engine_changed
+            "engine-health", self._engine.measure, timers.engine_poll, limit, significant=engine_changed
         )
         self._page_monitor: Monitor[PageSample] = monitor(
             "health-page",
@@ -134,7 +142,8 @@ class MonitorSet:
             monitor.ask_stop()
         self._network.stop()
         self._page.abort()
-        self._source.stop(max(0.0, until - time.monotonic()) * self._clock.scale)
+        # Half of what is left: it closes two connections after its own thread, each with a deadline of its own.
+        self._source.stop(max(0.0, until - time.monotonic()) * self._clock.scale / 2)
         hung = [monitor.name for monitor in self._all if not monitor.stop(until - time.monotonic())]
         if hung:
             log.warning("Monitors still hang after the stop: %s", ", ".join(hung))
@@ -148,7 +157,7 @@ class MonitorSet:
             mem_free=self._memory_monitor.reading(),
             cpu_load=self._cpu_monitor.reading(),
             storage_latency=self.storage.reading(),
-            engine=self._engine_monitor.reading(),
+            engine=aged(self._engine_monitor.reading(), self._engine.lag()),
         )
 
     def types(self) -> Tuple[str, ...]:
