@@ -16,6 +16,8 @@ from ovirt_he_ha.core.seams import Clock
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+ROUTINE = ("not-yet", "no-vm", "stopping")  # unknown in the ordinary course of things: not for the journal
+
 
 class Unmeasured(Exception):
     """The value could not be measured. ``why`` is the short code of the unknown reading, ``detail`` for the journal."""
@@ -140,7 +142,7 @@ class Monitor(Generic[T]):
             quiet = self._stopping
         if quiet or not self._significant(old, result):
             return
-        if result.unknown and result.unknown != old.unknown:
+        if result.unknown not in ("", old.unknown, *ROUTINE):
             log.warning("Monitor %s: no value (%s)", self.name, result.unknown, extra={"HE_MONITOR": self.name})
         self._on_change()
 
