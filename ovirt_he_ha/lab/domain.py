@@ -14,6 +14,8 @@ from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import LEASE_AREA, MIB, DomainVolumes, VolumeName, VolumeSizes, create_domain
 
 DISK_SIZE = 64 * MIB
+# A lab sends no mail.
+BROKER_CONF = "[email]\nsmtp-server=localhost\n[notify]\nstate_transition=^$\n"
 LOCKSPACE = "hosted-engine"
 
 
@@ -86,7 +88,7 @@ def archive_members(lab: Lab) -> Dict[str, bytes]:
         "version": __version__,
         "fhanswers.conf": "[environment:default]\n",
         "hosted-engine.conf": _lines(shared_configuration(lab)),
-        "broker.conf": "[email]\nsmtp-server=localhost\n[notify]\nstate_transition=\n",
+        "broker.conf": BROKER_CONF,
         "vm.conf": definition.vm_conf(lab),
     }
     return {name: text.encode() for name, text in texts.items()}
@@ -104,12 +106,15 @@ def write_host_files(host: LabHost) -> None:
     (own_config / "agent.conf").write_text(agent_conf(host))
     for made in ("var/lib/ovirt-hosted-engine-ha", "var/log/ovirt-hosted-engine-ha", "run"):
         (root / made).mkdir(parents=True)
+    (root / "var/lib/ovirt-hosted-engine-ha/broker.conf").write_text(BROKER_CONF)
     own(root / "var")
 
 
 def agent_conf(host: LabHost) -> str:
-    """Unfenced is allowed while the lab's sanlock runs without a watchdog daemon."""
-    return f"[migration]\naddress={host.second_address}\n[fencing]\nallow-unfenced=yes\n"
+    """Unfenced is allowed while the lab's sanlock runs without a watchdog daemon. The load of the one machine that all
+    hosts share says nothing about any of them, and would move the VM about: it costs no points."""
+    score = "[score]\ncpu-load-score-penalty=0\n"
+    return f"{score}[migration]\naddress={host.second_address}\n[fencing]\nallow-unfenced=yes\n"
 
 
 def _lines(values: Dict[str, str]) -> str:

@@ -83,8 +83,8 @@ def daemon(host: LabHost, module: str, capability: str) -> Tuple[str, ...]:
         f"--bounding-set=-all,+{capability}",
         "--",
         python(host),
-        "-m",
-        module,
+        "-c",
+        f"import sys; from {module} import main; sys.exit(main())",  # as the installed command does it
     )
 
 

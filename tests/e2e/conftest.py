@@ -64,3 +64,9 @@ def made(*options: str) -> Iterator[Lab]:
 def bare_lab() -> Iterator[Lab]:
     """Three hosts with libvirtd and sanlock, without our daemons."""
     yield from made("--no-daemons")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three whole hosts, the engine healthy."""
+    yield from made()
