@@ -1,0 +1,260 @@
+"""Both lockspaces of this host, who else lives in them, and who owns the VM's lease: looked at all the time, never
+waited for."""
+
+import errno
+import logging
+import threading
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Callable, Generic, Mapping, Optional, TypeVar
+
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.config.journal import throttled
+from ovirt_he_ha.core.model import (
+    MAX_HOST_ID,
+    HostLease,
+    LeaseFacts,
+    LeaseId,
+    LeaseOwner,
+    LockspaceState,
+    Reading,
+)
+from ovirt_he_ha.core.seams import Lockspaces
+from ovirt_he_ha.lease import vm_lease, watchdog
+from ovirt_he_ha.lease.binding import Sanlock, code_of, load, text_of
+from ovirt_he_ha.lease.loops import Loop
+from ovirt_he_ha.lease.membership import Membership, leave_all
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WHITEBOARD = "hosted-engine"
+ALERT = 1.0  # product seconds between two looks while somebody waits for a dead owner
+CALM = 5.0  # otherwise; also how old the audit of the VM lease's owner may become
+HUNG = 10.0  # a question to the daemon takes milliseconds; its answer for a lease needs one read of the storage
+JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
+HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
+ASK_AGAIN = 60.0  # product seconds until sanlock's program is started again when it did not tell
+FLAGS = {
+    1: HostLease.UNKNOWN,
+    2: HostLease.FREE,
+    3: HostLease.LIVE,
+    4: HostLease.FAIL,
+    5: HostLease.DEAD,
+}
+
+
+@dataclass(frozen=True)
+class _Measured(Generic[T]):
+    value: Optional[T] = None
+    unknown: str = "not-yet"
+    at: Optional[float] = None
+
+
+class SanlockLockspaces(Lockspaces):
+    """Four threads: one per lockspace (a join blocks), one for the hosts (the daemon's memory), one for the owner (the
+    storage).
+
+    ``may_join`` is asked before the storage domain's lockspace is joined (see Membership). ``on_change`` is called
+    from these threads when something in ``facts`` changed, ages apart; it must not block. ``watchdog_armed`` is asked
+    once per join. Raises SanlockMissing when the binding is not installed.
+    """
+
+    def __init__(
+        self,
+        lease: LeaseId,
+        ids_path: str,
+        whiteboard_path: str,
+        clock: Optional[SystemClock] = None,
+        *,
+        sector_size: int = 512,
+        alert_poll: float = ALERT,
+        calm_poll: float = CALM,
+        may_join: Callable[[], bool] = lambda: True,
+        on_change: Callable[[], None] = lambda: None,
+        watchdog_armed: Callable[[], Optional[bool]] = watchdog.armed,
+        api: Optional[Sanlock] = None,
+    ) -> None:
+        self._api = api or load()
+        self._lease = lease
+        self._clock = clock or SystemClock()
+        self._sector_size = sector_size
+        self._alert_poll = alert_poll
+        self._calm_poll = calm_poll
+        self._on_change = on_change
+        self._ask_watchdog = watchdog_armed
+        self._alert = False
+        self._host_id: Optional[int] = None
+        self._io_timeout = 10
+        self._own_generation: Optional[int] = None
+        self._armed: Optional[bool] = None
+        self._asked: Optional[int] = None  # the generation in which sanlock was asked for its watchdog
+        self._ask_again_at = 0.0
+        self._hosts: _Measured[Mapping[int, HostLease]] = _Measured()
+        self._owner: _Measured[LeaseOwner] = _Measured()
+        self._starting = threading.Lock()
+        self._started = False
+        self._domain = Membership(
+            lease.lockspace, ids_path, self._api, self._changed, may_join=may_join, only_unused=True
+        )
+        self._whiteboard = Membership(WHITEBOARD, whiteboard_path, self._api, self._changed)
+        self._domain_loop = self._loop("lockspace domain", self._domain.step, self._join_limit(self._domain))
+        self._whiteboard_loop = self._loop("lockspace", self._whiteboard.step, self._join_limit(self._whiteboard))
+        self._hosts_loop = self._loop("lease hosts", self._look_at_hosts)
+        self._owner_loop = self._loop("lease owner", self._look_at_owner)
+        self._loops = (self._domain_loop, self._whiteboard_loop, self._hosts_loop, self._owner_loop)
+
+    # --- the seam -------------------------------------------------------------------------------------------------
+
+    def want(self, host_id: int) -> None:
+        """1..2000; ValueError otherwise. What this process holds under another id is given back first."""
+        if not 1 <= host_id <= MAX_HOST_ID:
+            raise ValueError(f"host id {host_id}: expected 1 to {MAX_HOST_ID}")
+        self._host_id = host_id
+        for each in (self._domain, self._whiteboard):
+            each.want(host_id)
+        with self._starting:
+            if not self._started:
+                self._started = True
+                for loop in self._loops:
+                    loop.start()
+        self._wake()
+
+    def set_alert(self, alert: bool) -> None:
+        """Somebody waits for a dead owner: look every second."""
+        if alert != self._alert:
+            self._alert = alert
+            self._wake()
+
+    def use_sector_size(self, sector_size: int) -> None:
+        """The domain's, once it could be looked at: 512 or 4096. Until then the constructor's counts."""
+        self._sector_size = sector_size
+
+    def facts(self) -> LeaseFacts:
+        now = self._clock.monotonic()
+        return LeaseFacts(
+            lockspace=_state(self._domain, self._domain_loop),
+            whiteboard=_state(self._whiteboard, self._whiteboard_loop),
+            hosts=_reading(self._hosts, self._hosts_loop, now),
+            owner=_reading(self._owner, self._owner_loop, now),
+            own_generation=self._own_generation,
+            io_timeout=self._io_timeout,
+            watchdog_armed=self._armed,
+        )
+
+    def problems(self) -> Mapping[str, str]:
+        """Lockspace -> what its state alone does not say; for status and journal."""
+        members = (self._domain, self._whiteboard)
+        return {each.name: each.status.detail for each in members if each.status.detail}
+
+    def leave(self, deadline: float) -> None:
+        """Returns by ``deadline`` wall seconds; what hangs goes on behind it. Nothing is joined again before
+        ``want``."""
+        for each in (self._domain, self._whiteboard):
+            each.want(None)
+        leaving = threading.Thread(
+            target=leave_all, args=((self._domain, self._whiteboard),), name="leave", daemon=True
+        )
+        leaving.start()
+        leaving.join(deadline)
+
+    def close(self) -> None:
+        """End the threads that can end."""
+        for loop in self._loops:
+            loop.stop()
+
+    # --- what the threads do --------------------------------------------------------------------------------------
+
+    def _look_at_hosts(self) -> None:
+        try:
+            found = self._api.get_hosts(self._lease.lockspace.encode())
+        except self._api.SanlockException as error:
+            code = code_of(error)
+            why = {errno.ENOENT: "not-held", errno.EAGAIN: "not-yet"}.get(code, "error")
+            if why == "error":
+                log.warning(
+                    "hosts of lockspace %s: %s", self._lease.lockspace, text_of(error), extra=throttled("hosts")
+                )
+            self._own_generation = self._asked = self._armed = None
+            self._set_hosts(_Measured(None, why, self._clock.monotonic()))
+            return
+        flags = {int(host["host_id"]): FLAGS.get(int(host["flags"]), HostLease.UNKNOWN) for host in found}
+        own = next((host for host in found if host["host_id"] == self._host_id), None)
+        if own is not None:
+            self._own_generation = int(own["generation"])
+            self._io_timeout = int(own["io_timeout"]) or self._io_timeout
+        self._set_hosts(_Measured(MappingProxyType(flags), "", self._clock.monotonic()))
+        if own is not None:
+            self._look_at_watchdog()
+
+    def _look_at_watchdog(self) -> None:
+        """Once per join: a sanlock that was started again, with other options, has another generation."""
+        now = self._clock.monotonic()
+        if self._asked == self._own_generation or now < self._ask_again_at:
+            return
+        before, self._armed = self._armed, self._ask_watchdog()
+        self._ask_again_at = now + ASK_AGAIN
+        if self._armed is not None:
+            self._asked = self._own_generation
+        if self._armed != before:
+            self._on_change()
+
+    def _set_hosts(self, measured: "_Measured[Mapping[int, HostLease]]") -> None:
+        before, self._hosts = self._hosts, measured
+        if (before.value, before.unknown) != (measured.value, measured.unknown):
+            self._on_change()
+
+    def _look_at_owner(self) -> None:
+        try:
+            found = vm_lease.owner(self._lease, self._sector_size, self._api)
+            measured = _Measured(found, "", self._clock.monotonic())
+        except vm_lease.LeaseUnreadable as error:
+            log.warning("%s", error, extra=throttled("owner"))
+            measured = _Measured(None, "error", self._clock.monotonic())
+        before, self._owner = self._owner, measured
+        if (before.value, before.unknown) != (measured.value, measured.unknown):
+            self._on_change()
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _loop(self, name: str, step: Callable[[], None], limit: Optional[Callable[[], float]] = None) -> Loop:
+        return Loop(name, step, self._clock, self._interval, limit or self._hung)
+
+    def _hung(self) -> float:
+        return max(HUNG, HUNG_FLOOR * self._clock.scale)
+
+    def _interval(self) -> float:
+        return self._clock.wall_seconds(self._alert_poll if self._alert else self._calm_poll)
+
+    def _join_limit(self, member: Membership) -> Callable[[], float]:
+        return lambda: JOIN_LIMIT * self._io_timeout if member.joining else self._hung()
+
+    def _wake(self) -> None:
+        for loop in self._loops:
+            loop.wake()
+
+    def _changed(self) -> None:
+        """A lockspace changed: its hosts and the lease in it are worth a look."""
+        self._hosts_loop.wake()
+        self._owner_loop.wake()
+        self._on_change()
+
+
+def _state(member: Membership, loop: Loop) -> "Reading[LockspaceState]":
+    state = member.status.state
+    age = 0.0 if member.joining else loop.age()
+    if loop.overdue:
+        return Reading.missing("overdue", age)
+    if state is LockspaceState.UNKNOWN:
+        return Reading.missing("not-yet", age)
+    return Reading.of(state, age or 0.0)
+
+
+def _reading(measured: "_Measured[T]", loop: Loop, now: float) -> "Reading[T]":
+    age = None if measured.at is None else max(0.0, now - measured.at)
+    if loop.overdue:
+        return Reading.missing("overdue", age)
+    if measured.value is None:
+        return Reading.missing(measured.unknown, age)
+    return Reading.of(measured.value, age or 0.0)

@@ -1,0 +1,344 @@
+"""What the shared cases do not reach: waking, being told of changes, the watchdog, wrong arguments. With the fake."""
+
+import errno
+import logging
+import threading
+import time
+
+import pytest
+
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.core.model import LeaseId, LockspaceState
+from ovirt_he_ha.lease import binding
+from ovirt_he_ha.lease.binding import SanlockMissing
+from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace, write_resource
+from ovirt_he_ha.lease.lockspace import SanlockLockspaces
+from ovirt_he_ha.lease.loops import Loop
+from ovirt_he_ha.lease.membership import Membership
+from ovirt_he_ha.lease.vm_lease import LeaseUnreadable, owner
+from ovirt_he_ha.lease.watchdog import armed, parse
+from tests.lease.fake_sanlock import FakeSanlock, SanlockException, Storage
+
+LEASE = LeaseId("sd", "key", "/lease")
+
+
+@pytest.fixture
+def daemon():
+    daemon = FakeSanlock(Storage(500.0), "host1")
+    daemon.start()
+    write_lockspace("sd", "/ids", api=daemon)
+    write_lockspace("hosted-engine", "/whiteboard", api=daemon)
+    write_resource(LEASE, api=daemon)
+    return daemon
+
+
+@pytest.fixture
+def make(daemon):
+    made = []
+
+    def build(**options):
+        options.setdefault("watchdog_armed", lambda: True)
+        made.append(SanlockLockspaces(LEASE, "/ids", "/whiteboard", SystemClock(500.0), api=daemon, **options))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()
+
+
+def eventually(look, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def held(lockspaces):
+    return lockspaces.facts().lockspace.value is LockspaceState.HELD
+
+
+class TestLockspaces:
+    def test_before_anything_is_wanted(self, make):
+        facts = make().facts()
+        assert {facts.lockspace.unknown, facts.whiteboard.unknown, facts.hosts.unknown, facts.owner.unknown} == {
+            "not-yet"
+        }
+        assert facts.lockspace.age is None
+
+    @pytest.mark.parametrize("host_id", [0, -1, 2001])
+    def test_ids_out_of_range(self, make, host_id):
+        with pytest.raises(ValueError, match=str(host_id)):
+            make().want(host_id)
+
+    def test_changes_are_told(self, make, daemon):
+        told = threading.Event()
+        lockspaces = make(on_change=told.set)
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        eventually(lambda: lockspaces.facts().owner.known)
+        time.sleep(0.05)
+        told.clear()
+        daemon.take("/lease")
+        assert told.wait(5)
+        eventually(lambda: lockspaces.facts().owner.value.host_id == 1)
+
+    def test_alert_looks_more_often(self, make, daemon):
+        looks = []
+        real = daemon.get_hosts
+        daemon.get_hosts = lambda name: looks.append(time.monotonic()) or real(name)
+        lockspaces = make(alert_poll=1.0, calm_poll=100_000.0)
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        time.sleep(0.05)
+        calm = len(looks)
+        time.sleep(0.05)
+        assert len(looks) == calm
+        lockspaces.set_alert(True)
+        eventually(lambda: len(looks) > calm + 3)
+
+    def test_the_watchdog_is_asked_once_per_join(self, make, daemon):
+        asked = []
+        lockspaces = make(watchdog_armed=lambda: asked.append(1) or True)
+        lockspaces.want(1)
+        eventually(lambda: lockspaces.facts().watchdog_armed is True)
+        time.sleep(0.1)
+        assert len(asked) == 1
+        daemon.kill()
+        eventually(lambda: lockspaces.facts().watchdog_armed is None)
+        daemon.start()
+        eventually(lambda: lockspaces.facts().watchdog_armed is True)
+        assert len(asked) == 2
+
+    def test_a_watchdog_that_is_not_told_is_asked_again_later(self, make):
+        asked = []
+        lockspaces = make(watchdog_armed=lambda: asked.append(time.monotonic()) or None)
+        lockspaces.want(1)
+        eventually(lambda: len(asked) == 2)
+        assert asked[1] - asked[0] > 60 / 500
+
+    def test_another_id_gives_the_first_one_back(self, make, daemon):
+        lockspaces = make()
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        lockspaces.want(2)
+        eventually(lambda: [each["host_id"] for each in daemon.get_lockspaces() if not each["flags"]] == [2, 2])
+
+    def test_a_held_lease_keeps_the_first_id(self, make, daemon):
+        lockspaces = make()
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        daemon.take("/lease")
+        lockspaces.want(2)
+        eventually(lambda: lockspaces.facts().lockspace.value is LockspaceState.MISMATCH)
+        assert "sd" in lockspaces.problems()
+
+    def test_a_defect_is_said_and_the_reading_grows_old(self, make, daemon, caplog):
+        lockspaces = make()
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        daemon.get_lockspaces = lambda: 1 / 0
+        with caplog.at_level(logging.ERROR):
+            eventually(lambda: lockspaces.facts().lockspace.age > 20)
+        assert any(record.exc_info for record in caplog.records)
+
+    def test_the_missing_binding_is_named_with_its_package(self, monkeypatch):
+        def absent(_name):
+            raise ImportError
+
+        monkeypatch.setattr(binding.importlib, "import_module", absent)
+        with pytest.raises(SanlockMissing, match="python3-sanlock"):
+            SanlockLockspaces(LEASE, "/ids", "/whiteboard")
+
+
+class Scripted:
+    """A module whose calls do what a test says."""
+
+    SanlockException = SanlockException
+    LSFLAG_ADD, LSFLAG_REM = 1, 2
+
+    def __init__(self, listed=(), on_add=None):
+        self.listed = list(listed)
+        self.on_add = on_add
+        self.removed = []
+
+    def get_lockspaces(self):
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        return self.listed
+
+    def add_lockspace(self, *_arguments, **_options):
+        if self.on_add:
+            self.on_add()
+
+    def rem_lockspace(self, _name, host_id, _path, *, unused=False):
+        self.removed.append((host_id, unused))
+
+
+def fail(code):
+    def call():
+        raise SanlockException(code, "what", "why")
+
+    return call
+
+
+def entry(host_id=1, path="/ids", flags=0):
+    return {"lockspace": b"sd", "host_id": host_id, "path": path, "offset": 0, "flags": flags}
+
+
+def after_step(api, target=1, **options):
+    member = Membership("sd", "/ids", api, lambda: None, **options)
+    member.want(target)
+    member.step()
+    return member
+
+
+class TestMembership:
+    @pytest.mark.parametrize(
+        ("code", "state"),
+        [
+            (-262, LockspaceState.ID_TAKEN),
+            (-263, LockspaceState.ID_TAKEN),
+            (-223, LockspaceState.ERROR),
+            (errno.EINVAL, LockspaceState.ERROR),
+            (errno.ENODEV, LockspaceState.ERROR),
+            (errno.ECONNRESET, LockspaceState.NO_DAEMON),
+        ],
+    )
+    def test_what_a_refused_join_means(self, code, state):
+        member = after_step(Scripted(on_add=fail(code)))
+        assert member.status.state is state
+        assert member.status.detail
+        assert not member.joining
+
+    @pytest.mark.parametrize("code", [errno.ENOENT, errno.ECONNREFUSED, errno.EACCES])
+    def test_nobody_to_ask(self, code):
+        api = Scripted()
+        api.listed = SanlockException(code, "what", "why")
+        assert after_step(api).status.state is LockspaceState.NO_DAEMON
+
+    def test_a_daemon_that_answers_nonsense_is_an_error(self):
+        api = Scripted()
+        api.listed = SanlockException(-1, "what", "why")
+        assert after_step(api).status.state is LockspaceState.ERROR
+
+    @pytest.mark.parametrize(
+        ("listed", "state"),
+        [
+            (entry(), LockspaceState.HELD),
+            (entry(flags=1), LockspaceState.JOINING),
+            (entry(flags=2), LockspaceState.NOT_HELD),
+            (entry(host_id=2), LockspaceState.MISMATCH),
+            (entry(path="/other"), LockspaceState.MISMATCH),
+        ],
+    )
+    def test_what_is_listed(self, listed, state):
+        api = Scripted([listed])
+        member = after_step(api)
+        assert member.status.state is state
+        member.leave()
+        assert api.removed == []  # somebody else joined it
+
+    @pytest.mark.parametrize("code", [errno.EEXIST, errno.EINPROGRESS, errno.EINVAL])
+    def test_somebody_was_faster(self, code):
+        api = Scripted()
+
+        def add():
+            api.listed = [entry(host_id=1 if code != errno.EINVAL else 3)]
+            fail(code)()
+
+        api.on_add = add
+        member = after_step(api)
+        assert member.status.state is (LockspaceState.MISMATCH if code == errno.EINVAL else LockspaceState.HELD)
+        member.leave()
+        assert api.removed == []
+
+    def test_a_change_of_mind_during_the_join(self):
+        api = Scripted()
+        api.on_add = lambda: member.want(None)
+        member = Membership("sd", "/ids", api, lambda: None, only_unused=True)
+        member.want(1)
+        member.step()
+        assert api.removed == [(1, True)]
+        assert member.status.state is LockspaceState.NOT_HELD
+
+    def test_not_asked_is_not_joined(self):
+        api = Scripted(on_add=fail(errno.EINVAL))
+        member = after_step(api, may_join=lambda: False)
+        assert member.status.state is LockspaceState.NOT_HELD
+        assert member.status.detail
+
+    def test_a_taken_id_stays_taken_during_the_next_try(self):
+        states = []
+        api = Scripted(on_add=fail(-262))
+        member = Membership("sd", "/ids", api, lambda: states.append(member.status.state))
+        member.want(1)
+        member.step()
+        member.step()
+        assert states == [LockspaceState.JOINING, LockspaceState.ID_TAKEN]
+
+
+class TestOwnerAndFormat:
+    def test_the_owner(self, daemon):
+        assert owner(LEASE, api=daemon).host_id == 0
+        daemon.add_lockspace(b"sd", 7, "/ids")
+        daemon.take("/lease")
+        found = owner(LEASE, api=daemon)
+        assert (found.host_id, found.generation) == (7, 1)
+
+    def test_an_unreadable_lease_is_named(self, daemon):
+        with pytest.raises(LeaseUnreadable) as caught:
+            owner(LeaseId("sd", "other", "/lease"), api=daemon)
+        assert caught.value.code == -227
+        assert "sd:other at /lease:0" in str(caught.value)
+
+    def test_a_failed_format_is_named(self, daemon):
+        daemon.kill()
+        for call in (lambda: write_lockspace("sd", "/ids", api=daemon), lambda: write_resource(LEASE, api=daemon)):
+            with pytest.raises(FormatFailed) as caught:
+                call()
+            assert caught.value.code == errno.ECONNREFUSED
+            assert caught.value.path in str(caught.value)
+
+
+class TestWatchdog:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("daemon x\n    use_watchdog=1\n", True),
+            ("    use_watchdog=0\n", False),
+            ("    use_watchdog=maybe\n", None),
+            ("daemon x\n", None),
+            ("", None),
+        ],
+    )
+    def test_what_sanlock_says(self, text, expected):
+        assert parse(text) is expected
+
+    @pytest.mark.parametrize(
+        ("script", "expected"), [("echo use_watchdog=1", True), ("echo use_watchdog=1; exit 1", None), (None, None)]
+    )
+    def test_its_program(self, tmp_path, monkeypatch, script, expected):
+        if script:
+            program = tmp_path / "sanlock"
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}")
+        assert armed() is expected
+
+
+def test_a_loop_that_hangs_is_seen_and_goes_on():
+    free, entered = threading.Event(), threading.Event()
+
+    def step():
+        entered.set()
+        free.wait(10)
+
+    loop = Loop("hanging", step, SystemClock(1.0), lambda: 0.001, lambda: 0.05)
+    loop.start()
+    assert entered.wait(5)
+    eventually(lambda: loop.overdue)
+    assert loop.age() is None
+    free.set()
+    eventually(lambda: loop.age() is not None and not loop.overdue)
+    loop.stop()
+    assert loop.join(5)
