@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Collection, List, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Collection, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ovirt_he_ha.broker.changes import Changes
 from ovirt_he_ha.broker.handlers import Handlers, Monitoring, Parts, Policy
@@ -28,6 +28,8 @@ class MonitorRoom(Monitoring, Protocol):
 
 class LeaseRoom(Lockspaces, Protocol):
     def set_alert(self, alert: bool) -> None: ...
+
+    def problems(self) -> Mapping[str, str]: ...
 
 
 class MailRoom(Notifier, Protocol):
@@ -65,7 +67,16 @@ class Broker:
         self._stopping = threading.Event()
         policy = policy or Policy(os.geteuid())
         parts = Parts(
-            whiteboard, lockspaces, monitors, notifier, changes, metrics, clock, reset_lockspace, self._stopping
+            whiteboard,
+            lockspaces,
+            monitors,
+            notifier,
+            changes,
+            metrics,
+            clock,
+            reset_lockspace,
+            self._stopping,
+            lockspaces.problems,
         )
         self.handlers = Handlers(host_id, parts, policy)
         self.server = RpcServer(server_path, self.handlers.dispatch, policy.may_connect, metrics)

@@ -104,6 +104,7 @@ class Parts:
     clock: Clock
     reset_lockspace: Callable[[], None]
     stopping: threading.Event
+    problems: Callable[[], Mapping[str, str]] = dict
 
 
 class Handlers:
@@ -373,6 +374,7 @@ class Handlers:
         struct["alive"] = self.is_host_alive()
         monitoring = self._parts.monitoring
         struct["texts"] = {name: printable(monitoring.legacy_text(name)) for name in monitoring.types()}
+        struct["lockspaces"] = {name: printable(text) for name, text in self._parts.problems().items()}
         struct["counters"] = {name: count for name, count in self._parts.metrics.counts().items()}
         return struct
 

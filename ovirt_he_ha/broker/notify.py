@@ -9,6 +9,7 @@ import logging
 import queue
 import re
 import smtplib
+import ssl
 import string
 import threading
 from dataclasses import dataclass
@@ -47,11 +48,10 @@ def deliver(mail: Mail) -> None:
     """One SMTP dialogue. Raises OSError or smtplib.SMTPException."""
     conf = mail.conf
     with smtplib.SMTP(conf.smtp_server, conf.smtp_port, timeout=conf.smtp_timeout) as server:
-        if getattr(conf, "smtp_starttls", False):
-            server.starttls()
-        user = getattr(conf, "smtp_user", "")
-        if user:
-            server.login(user, getattr(conf, "smtp_password", ""))
+        if conf.smtp_starttls:
+            server.starttls(context=ssl.create_default_context())
+        if conf.smtp_user:
+            server.login(conf.smtp_user, conf.smtp_password)
         server.sendmail(mail.sender, list(mail.receivers), mail.data)
 
 

@@ -141,11 +141,15 @@ def tell_systemd(state: str) -> None:
 def compose(paths: HostPaths) -> Broker:
     """The broker of this host; nothing runs and nothing was written yet. Raises NotConfigured."""
     try:
-        binding()
         conf = checked_conf(paths)
         agent_conf = load_agent_conf(paths.agent_conf)
         load_broker_conf(paths.broker_conf)
-        return _composed(paths, conf, agent_conf, SystemClock(), Timers())
+        clock = SystemClock()
+        binding()
+        timers = Timers()
+        if timers.check():
+            raise NotConfigured("timers: " + "; ".join(timers.check()))
+        return _composed(paths, conf, agent_conf, clock, timers)
     except (ConfigError, OptionError, TimeScaleError, BindingMissing, SanlockMissing) as problem:
         raise NotConfigured(str(problem)) from problem
 

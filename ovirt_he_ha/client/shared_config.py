@@ -41,8 +41,8 @@ class SharedConfig:
         self._values: Dict[str, Callable[[], Dict[str, str]]] = {
             HE_LOCAL: lambda: read_values(paths.hosted_engine_conf),
             HA: self._ha_values,
-            HE_SHARED: lambda: _pairs(self._archive()["hosted-engine.conf"].decode("utf-8", "replace")),
-            BROKER: lambda: _options(self._archive()["broker.conf"].decode("utf-8", "replace")),
+            HE_SHARED: lambda: _pairs(str(self._archive()["hosted-engine.conf"], "utf-8", "replace")),
+            BROKER: lambda: _options(str(self._archive()["broker.conf"], "utf-8", "replace")),
         }
 
     def get(self, key: str, kind: Optional[str] = None) -> List[str]:
@@ -104,12 +104,12 @@ class SharedConfig:
 
     def _set_shared(self, key: str, value: str) -> None:
         members = self._archive()
-        text = members["hosted-engine.conf"].decode("utf-8")
+        text = str(members["hosted-engine.conf"], "utf-8")
         self._store(members, "hosted-engine.conf", replaced(text, key, value))
 
     def _set_broker(self, key: str, value: str) -> None:
         members = self._archive()
-        parser = _parser(members["broker.conf"].decode("utf-8"))
+        parser = _parser(str(members["broker.conf"], "utf-8"))
         section, _, option = key.partition(".")
         parser.set(section, option, value)
         out = io.StringIO()

@@ -120,6 +120,9 @@ class BrokerConf:
     smtp_server: str = "localhost"
     smtp_port: int = 25
     smtp_timeout: int = 10
+    smtp_starttls: bool = False
+    smtp_user: str = ""
+    smtp_password: str = field(default="", repr=False)
     source_email: str = "root@localhost"
     destination_emails: Tuple[str, ...] = ("root@localhost",)
     notify: Mapping[str, str] = field(

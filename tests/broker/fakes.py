@@ -99,6 +99,9 @@ class FakeLockspaces:
     def facts(self):
         return self.current
 
+    def problems(self):
+        return {"hosted-engine": "what sanlock said"}
+
     def set_alert(self, alert):
         self.alert = alert
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovirt_he_ha.broker.metrics import Metrics
-from ovirt_he_ha.broker.notify import IGNORED, SENT, MailNotifier, filled, message_bytes
+from ovirt_he_ha.broker.notify import IGNORED, SENT, Mail, MailNotifier, deliver, filled, message_bytes
 from ovirt_he_ha.config.files import BrokerConf
 from ovirt_he_ha.config.text import ConfigError
 
@@ -210,3 +210,35 @@ def test_the_dialogue_with_a_mail_server(tmp_path):
 def test_any_template_is_filled_or_ignored(template, words):
     result = filled(template, words)
     assert result is None or isinstance(message_bytes(result), bytes)
+
+
+class Server:
+    """Notes what a dialogue does; stands in for smtplib.SMTP."""
+
+    def __init__(self, *arguments, timeout):
+        self.did = [(*arguments, timeout)]
+        Server.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        return None
+
+    def starttls(self, context):
+        self.did.append(("starttls", context.check_hostname))
+
+    def login(self, user, password):
+        self.did.append(("login", user, password))
+
+    def sendmail(self, *_mail):
+        self.did.append(("sendmail",))
+
+
+def test_encryption_and_login_come_before_the_mail(monkeypatch):
+    monkeypatch.setattr(smtplib, "SMTP", Server)
+    conf = BrokerConf(smtp_starttls=True, smtp_user="he", smtp_password="secret")
+    deliver(Mail(conf, "a", ("b",), b""))
+    assert Server.last.did == [("localhost", 25, 10), ("starttls", True), ("login", "he", "secret"), ("sendmail",)]
+    deliver(Mail(BrokerConf(), "a", ("b",), b""))
+    assert Server.last.did == [("localhost", 25, 10), ("sendmail",)]

@@ -1,5 +1,6 @@
 """The process: what it refuses to start with, and what it tells systemd."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -104,6 +105,10 @@ def test_a_time_scale_that_does_not_fit(tmp_path):
     assert "HE_TIME_SCALE" in done.stderr
 
 
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("libvirt", "sanlock")),
+    reason="a binding is missing: libvirt or sanlock",
+)
 def test_no_place_for_the_socket(tmp_path):
     paths = write_conf(tmp_path)
     paths.run_dir.rmdir()
