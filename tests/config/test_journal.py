@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -143,3 +144,27 @@ def test_setup_replaces_its_own_handler():
         root.setLevel(level)
         for handler in before:
             handler.filters = [each for each in handler.filters if not isinstance(each, Throttle)]
+
+
+class FakeJournal(types.ModuleType):
+    class JournalHandler(logging.Handler):
+        def __init__(self, **fields):
+            super().__init__()
+            self.fields = fields
+
+
+def test_the_journal_gets_the_fields(monkeypatch):
+    monkeypatch.setattr(journal, "reads_stderr", lambda: True)
+    monkeypatch.setitem(sys.modules, "systemd", types.ModuleType("systemd"))
+    monkeypatch.setitem(sys.modules, "systemd.journal", FakeJournal("systemd.journal"))
+    handler, missing = journal._main_handler("ovirt-ha-agent")
+    assert handler.fields == {"SYSLOG_IDENTIFIER": "ovirt-ha-agent"}
+    assert not missing
+
+
+def test_the_missing_binding_is_named_with_its_package(monkeypatch):
+    monkeypatch.setattr(journal, "reads_stderr", lambda: True)
+    monkeypatch.setitem(sys.modules, "systemd.journal", None)
+    handler, missing = journal._main_handler("ovirt-ha-agent")
+    assert isinstance(handler, logging.StreamHandler)
+    assert "python3-systemd" in missing

@@ -73,6 +73,18 @@ class TestCalls:
         assert refused(one, "rem_lockspace", NAME, 1, places.ids, unused=True) == errno.EBUSY
         assert len(one.api("get_lockspaces")) == 1
 
+    @pytest.mark.parametrize("sector_size", [512, 4096])
+    def test_both_sector_sizes(self, cluster, one, sector_size):
+        """The alignment is 1 MiB for both, as the lockspaces of existing deployments have it."""
+        places = cluster.places
+        layout = {"align": 1 << 20, "sector": sector_size}
+        one.api("write_lockspace", NAME, places.ids, **layout)
+        one.api("write_resource", NAME, KEY.encode(), places.disks, **layout)
+        one.api("add_lockspace", NAME, 1, places.ids)
+        one.take()
+        owners = one.api("read_resource_owners", NAME, KEY.encode(), places.disks, **layout)
+        assert [owner["host_id"] for owner in owners] == [1]
+
     def test_leaving(self, cluster, one):
         places = cluster.places
         one.api("add_lockspace", NAME, 1, places.ids)
