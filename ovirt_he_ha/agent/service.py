@@ -27,7 +27,7 @@ from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import Carried, HostLease, LeaseId, LeaseOwner, Reading
 from ovirt_he_ha.core.timers import Timers
-from ovirt_he_ha.hypervisor.connection import Connection
+from ovirt_he_ha.hypervisor.connection import BindingMissing, Connection
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import kill_engine
 from ovirt_he_ha.storage.archive import read_archive
@@ -52,7 +52,7 @@ class Agent:
         self._timers = Timers()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._serial = 0
+        self.lost_broker = threading.Event()  # set while the broker does not answer
         self._broker_problem = ""
         domain = LocalDomain(conf.storage, conf.sd_uuid)
         lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
@@ -114,6 +114,7 @@ class Agent:
         if self._broker_problem:
             log.info("The broker answers again")
             self._broker_problem = ""
+            self.lost_broker.clear()
         return max(0.0, (decision.wake_at - self._clock.monotonic()) / self._clock.scale)
 
     def _register(self) -> None:
@@ -127,6 +128,7 @@ class Agent:
         if str(problem) != self._broker_problem:
             log.error("%s. Nothing is decided until it answers; a running VM goes on", problem)
         self._broker_problem = str(problem)
+        self.lost_broker.set()
 
     def _watch_broker(self) -> None:
         """Its own connection: the call waits in the broker until something changed there."""
@@ -219,24 +221,32 @@ def parse_arguments(argv: List[str]) -> argparse.Namespace:
         prog="ovirt-ha-agent", description="Keeps one engine VM alive on a cluster of hosts: this host's decisions."
     )
     parser.add_argument("--version", action="version", version=f"ovirt-ha-agent {__version__}")
-    parser.add_argument("--host-id", type=int, help="use this host id instead of the one in hosted-engine.conf")
     return parser.parse_args(argv)
 
 
+def compose(paths: HostPaths) -> Agent:
+    """The agent of this host; nothing runs and nothing was written yet.
+
+    Raises ConfigError, TimeScaleError, BindingMissing: one line each, with the file and key or the package.
+    """
+    conf = load_hosted_engine_conf(paths.hosted_engine_conf)
+    if not conf.configured:
+        raise ConfigError(paths.hosted_engine_conf, "configured", "True, once the host is set up", "False")
+    if conf.domain_type != "local":
+        expected = "local (a directory that all hosts share)"
+        raise ConfigError(paths.hosted_engine_conf, "domainType", expected, repr(conf.domain_type))
+    return Agent(paths, conf, load_agent_conf(paths.agent_conf), SystemClock())
+
+
 def main(argv: Optional[List[str]] = None) -> int:
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    setup_logging("ovirt-ha-agent")
+    parse_arguments(sys.argv[1:] if argv is None else argv)
     paths = HostPaths.from_env()
+    setup_logging("ovirt-ha-agent", paths.agent_log_conf)
     try:
-        conf = load_hosted_engine_conf(paths.hosted_engine_conf)
-        agent_conf = load_agent_conf(paths.agent_conf)
-        clock = SystemClock()
-    except (ConfigError, TimeScaleError) as e:
+        agent = compose(paths)
+    except (ConfigError, TimeScaleError, BindingMissing) as e:
         sys.stderr.write(f"ovirt-ha-agent: {e}\n")
         return EXIT_NOT_CONFIGURED
-    if arguments.host_id is not None:
-        conf = replace(conf, host_id=arguments.host_id)
-    agent = Agent(paths, conf, agent_conf, clock)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     status = agent.run()

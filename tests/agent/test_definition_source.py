@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from ovirt_he_ha.agent.definition_source import DefinitionSource, StartRefused
+from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.lab.definition import vm_conf
+from ovirt_he_ha.lab.layout import Lab
+from tests.agent.clocks import ManualClock
+
+
+class Bench:
+    """A definition as the lab writes it, and the volume's answer as the test wants it."""
+
+    def __init__(self, tmp_path: Path, lab: Lab) -> None:
+        self.text = vm_conf(lab)
+        self.broken = False
+        self.effective = tmp_path / "vm.conf"
+        self.fallback = tmp_path / "vm.conf.fallback"
+        disk = lab.identity.disk
+        path = f"{lab.volume_path(disk)}.lease"
+        self.lease = LeaseId(lab.identity.domain, disk.volume, path, 0)
+        self.vmid = lab.identity.vm
+
+    def source(self) -> DefinitionSource:
+        return DefinitionSource(
+            self._read, self.lease, self.vmid, self.effective, self.fallback, ManualClock(), lambda: None
+        )
+
+    def _read(self) -> str:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        return self.text
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, Lab(str(tmp_path / "lab"), 1, 1.0, "10.77.0.0/24", "10.77.1.0/24", "python3", ""))
+
+
+def test_s1_before_the_first_read_nothing_may_start(bench: Bench) -> None:
+    with pytest.raises(StartRefused) as e:
+        bench.source().definition()
+    assert e.value.problem == "no-definition"
+
+
+def test_the_definition_of_the_volume_is_checked_and_kept_for_the_command_line(bench: Bench) -> None:
+    source = bench.source()
+    source.refresh()
+    assert source.current.problem == ""
+    assert source.current.memory_mib > 0
+    assert source.definition().lease == bench.lease
+    assert bench.effective.read_text() == bench.text
+    assert bench.fallback.read_text() == bench.text
+
+
+def test_an_unchanged_definition_is_not_written_again(bench: Bench) -> None:
+    source = bench.source()
+    source.refresh()
+    before = bench.effective.stat().st_ino
+    source.refresh()
+    assert bench.effective.stat().st_ino == before
+
+
+def test_while_the_volume_cannot_be_read_the_last_good_one_stays(bench: Bench) -> None:
+    source = bench.source()
+    source.refresh()
+    bench.broken = True
+    source.refresh()
+    assert source.definition().xml
+
+
+def test_after_a_restart_the_copy_on_this_host_is_used(bench: Bench) -> None:
+    bench.source().refresh()
+    bench.effective.unlink()
+    bench.broken = True
+    source = bench.source()
+    source.refresh()
+    assert source.definition().xml
+
+
+def test_s1_a_definition_of_another_lease_is_refused_and_named(bench: Bench) -> None:
+    bench.lease = LeaseId(bench.lease.lockspace, "another", bench.lease.path, 0)
+    source = bench.source()
+    source.refresh()
+    with pytest.raises(StartRefused):
+        source.definition()
+    assert source.current.detail
+
+
+def test_text_that_is_no_vm_conf_is_named(bench: Bench) -> None:
+    bench.text = "memSize=\n"
+    source = bench.source()
+    source.refresh()
+    assert source.current.problem == "vm-conf"

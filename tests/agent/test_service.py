@@ -1,0 +1,110 @@
+"""The process: what it refuses to start with, and that it ends in time whatever is missing."""
+
+import importlib.util
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Dict, Optional
+
+import pytest
+
+from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, compose, main
+from ovirt_he_ha.config.paths import HostPaths
+
+_UUIDS = (
+    "vmid",
+    "sdUUID",
+    "vm_disk_id",
+    "vm_disk_vol_id",
+    "metadata_image_UUID",
+    "metadata_volume_UUID",
+    "lockspace_image_UUID",
+    "lockspace_volume_UUID",
+    "conf_image_UUID",
+    "conf_volume_UUID",
+)
+GOOD = {
+    **{name: str(uuid.UUID(int=number)) for number, name in enumerate(_UUIDS, 1)},
+    "fqdn": "engine.example",
+    "host_id": "1",
+    "domainType": "local",
+    "storage": "/nowhere",
+    "bridge": "br0",
+    "gateway": "192.0.2.1",
+}
+
+
+def write_conf(root: Path, changes: Dict[str, Optional[str]]) -> HostPaths:
+    paths = HostPaths(root)
+    for directory in (paths.hosted_engine_conf.parent, paths.config_dir, paths.state_dir, paths.run_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+    values = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+    paths.hosted_engine_conf.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+    return paths
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"host_id": None}, "host_id"),
+        ({"host_id": "2001"}, "host_id"),
+        ({"vmid": "the engine"}, "vmid"),
+        ({"domainType": "nfs"}, "domainType"),
+        ({"configured": "False"}, "configured"),
+        ({"spUUID": str(uuid.UUID(int=5))}, "spUUID"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_with_file_and_key(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: Dict[str, Optional[str]],
+    named: str,
+) -> None:
+    paths = write_conf(tmp_path, changes)
+    monkeypatch.setenv("OVIRT_HE_ROOT", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    assert main([]) == EXIT_NOT_CONFIGURED
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert str(paths.hosted_engine_conf) in said[0] and named in said[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["[score]\nbase-score=many\n", "[score]\nsurprise=1\n", "base-score=1\n"])
+def test_a_bad_agent_conf_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    paths = write_conf(tmp_path, {})
+    paths.agent_conf.write_text(text)
+    monkeypatch.setenv("OVIRT_HE_ROOT", str(tmp_path))
+    assert main([]) == EXIT_NOT_CONFIGURED
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert str(paths.agent_conf) in said[0]
+
+
+def test_a_wrong_time_scale_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_conf(tmp_path, {})
+    monkeypatch.setenv("OVIRT_HE_ROOT", str(tmp_path))
+    monkeypatch.setenv("HE_TIME_SCALE", "fast")
+    assert main([]) == EXIT_NOT_CONFIGURED
+    assert "HE_TIME_SCALE" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+def test_s8_without_a_broker_it_keeps_trying_and_a_stop_takes_less_than_five_seconds(tmp_path: Path) -> None:
+    agent = compose(write_conf(tmp_path, {}))
+    status = []
+    running = threading.Thread(target=lambda: status.append(agent.run()), daemon=True)
+    running.start()
+    assert agent.lost_broker.wait(10)
+    begun = time.monotonic()
+    agent.stop()
+    running.join(10)
+    assert time.monotonic() - begun < 5
+    # The final record could not be written: that is no success.
+    assert status == [EXIT_INIT]
