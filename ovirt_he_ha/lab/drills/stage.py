@@ -1,6 +1,7 @@
 """What a drill stands on: the lab, its witness, the slots, and waiting for the cluster to be well."""
 
 import time
+from pathlib import Path
 from typing import Callable, List, Optional
 
 from ovirt_he_ha.core.model import Health, Record, Vm
@@ -16,6 +17,8 @@ FRESH = 30.0
 # Until a cluster is whole again after anything at all: a power-on, sanlock's wait for its own stale id, a start, some
 # cycles.
 WHOLE_LIMIT = 600.0
+CRASHES = 4  # starts of one daemon, the latest of them just ended or just begun
+CRASH_LOOK = 5.0
 GUEST_LIMIT = 60.0  # wall seconds for what no time scale makes faster: a guest's boot, libvirt
 
 
@@ -81,13 +84,16 @@ class Stage:
     def await_whole(self, say: Callable[[str], None] = lambda _: None) -> float:
         """Until every host is powered on and protected; ``say`` is told what is missing whenever that changes. Returns
         the wall seconds it took. Raises NotWhole."""
-        begun = time.monotonic()
+        begun = looked = time.monotonic()
         limit = self.wall(WHOLE_LIMIT) + GUEST_LIMIT
         told = ""
 
         def whole() -> bool:
-            nonlocal told
+            nonlocal told, looked
             problem = self.problem(begun)
+            if problem and time.monotonic() - looked > CRASH_LOOK:
+                looked = time.monotonic()
+                self._refuse_crashing()
             if problem and problem != told:
                 told = problem
                 say(f"not yet: {problem}")
@@ -96,6 +102,20 @@ class Stage:
         if self.wait(whole, limit) is None:
             raise NotWhole(told, limit)
         return time.monotonic() - begun
+
+    def _refuse_crashing(self) -> None:
+        """A daemon that cannot start is not worth waiting for. Raises NotWhole with its last words."""
+        for host_id in self.powered():
+            host = self.lab.host(host_id)
+            try:
+                services = control.call(host.control, "status", deadline=5)
+            except control.Unreachable:
+                continue  # it is just being switched on
+            for name, service in services.items():
+                if service["starts"] >= CRASHES and (
+                    service["pid"] is None or time.monotonic() - service["started"] < 1
+                ):
+                    raise NotWhole(f"{name} of {host.name} ends at once: {last_line(host.log / f'{name}.log')}", 0)
 
     def problem(self, since: float) -> str:
         """What keeps the cluster from being protected; empty: nothing. A slot must have changed after ``since`` to
@@ -133,6 +153,14 @@ class Stage:
         if missing:
             faults.power_on(missing)
             cluster.wait_services(self.lab, [host.host_id for host in missing])
+
+
+def last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError as e:
+        return str(e)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no word")
 
 
 def engine_good(record: Record) -> bool:
