@@ -125,10 +125,6 @@ class EventLoop:
                 cls._thread.start()
 
     @classmethod
-    def running(cls) -> bool:
-        return cls._thread is not None and cls._thread.is_alive()
-
-    @classmethod
     def stop(cls, seconds: float) -> bool:
         """End the thread. Returns False if it did not end in time."""
         with cls._guard:
@@ -263,6 +259,8 @@ class Connection:
         self.uri = uri
         self.clock = clock
         self.libvirt = binding()
+        # Before the first opening: without the loop there is no keepalive, and a frozen libvirtd stays unseen.
+        EventLoop.start()
         self._on_open = on_open
         self._on_close = on_close
         self._opener: Opener = opener if opener is not None else self.libvirt.open
@@ -325,8 +323,7 @@ class Connection:
         with self._lock:
             self._openings += 1
             number = self._openings
-        if EventLoop.running():
-            self._keep_alive(native)
+        self._keep_alive(native)
         if self._on_close is not None:
             native.registerCloseCallback(self._report_close, number)
         if self._on_open is not None:

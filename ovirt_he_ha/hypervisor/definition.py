@@ -278,7 +278,8 @@ def _source_path(disk: Element) -> str:
     source = disk.find("source")
     if source is None:
         return ""
-    return str(source.get({"file": "file", "block": "dev"}.get(disk.get("type", ""), ""), ""))
+    attribute = {"file": "file", "block": "dev"}.get(disk.get("type", ""))
+    return str(source.get(attribute, "")) if attribute is not None else ""
 
 
 def _target(disk: Element) -> str:

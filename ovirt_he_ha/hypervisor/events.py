@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.core.model import EngineFacts, GuestCounters, LeaseId, Reading
 from ovirt_he_ha.core.seams import Clock
-from ovirt_he_ha.hypervisor.connection import Connection, EventLoop, HypervisorError, Native, Overdue, Unreachable
+from ovirt_he_ha.hypervisor.connection import Connection, HypervisorError, Native, Overdue, Unreachable
 from ovirt_he_ha.hypervisor.definition import DefinitionRefused, lease_of, parse_xml
 from ovirt_he_ha.hypervisor.engine_life import MIGRATION, PAUSE_REASONS, EngineLife, Look, Run
 from ovirt_he_ha.hypervisor.process import EngineProcess, ExitWatch, ProcessTable
@@ -100,7 +100,6 @@ class EngineWatch:
 
     def start(self, on_change: Callable[[], None]) -> None:
         """``on_change()`` is called from the watch's threads after every change; it should only wake somebody."""
-        EventLoop.start()
         self._on_change = on_change
         self._thread = threading.Thread(target=self._run, name="engine-watch", daemon=True)
         self._thread.start()

@@ -294,5 +294,5 @@ class ExitWatch:
         ready = {ready_fd for ready_fd, _ in poll.poll()}
         os.close(fd)
         os.close(stop_read)
-        if fd in ready:
+        if stop_read not in ready:
             self._on_exit(process)

@@ -24,7 +24,7 @@ from ovirt_he_ha.core.model import (
     Reading,
     Vm,
 )
-from ovirt_he_ha.hypervisor.connection import Connection, EventLoop, LibvirtFault, Unreachable
+from ovirt_he_ha.hypervisor.connection import Connection, LibvirtFault, Overdue, Unreachable
 from ovirt_he_ha.hypervisor.definition import engine_xml, parse_vm_conf
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.events import UNREACHABLE, EngineWatch
@@ -504,8 +504,6 @@ def test_address_from_a_slot_is_read_before_libvirt_sees_it(pair: Pair) -> None:
 
 
 def test_frozen_libvirtd_is_overdue_and_costs_one_thread(pair: Pair) -> None:
-    from ovirt_he_ha.hypervisor.connection import Overdue
-
     connection = Connection(pair.a.uri, CLOCK)
     connection.call("open", lambda native: native.getHostname(), 5)
     pair.a.kill_daemon("libvirtd", signal.SIGSTOP)
@@ -521,7 +519,6 @@ def test_frozen_libvirtd_is_overdue_and_costs_one_thread(pair: Pair) -> None:
 
 
 def test_connection_comes_back_after_a_restart(pair: Pair) -> None:
-    EventLoop.start()
     connection = Connection(pair.a.uri, CLOCK)
     assert connection.call("name", lambda native: native.getHostname(), 5) == "host-a"
     pair.a.kill_daemon("libvirtd")

@@ -1,0 +1,175 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.hypervisor.definition import MARK, DefinitionRefused, check, engine_xml, lease_of, parse_xml
+from ovirt_he_ha.hypervisor.vm_conf import VmConf
+
+VMID = "11111111-2222-3333-4444-555555555555"
+SD = "aaaaaaaa-0000-4000-8000-000000000001"
+IMG = "bbbbbbbb-0000-4000-8000-000000000001"
+VOL = "cccccccc-0000-4000-8000-000000000001"
+VOLUME = f"/data/{SD}/images/{IMG}/{VOL}"
+LEASE = LeaseId(SD, VOL, f"{VOLUME}.lease", 0)
+RHEV = f"/rhev/data-center/00000000-0000-0000-0000-000000000000/{SD}/images/{IMG}/{VOL}"
+SOURCE = f"""<domain type='kvm' xmlns:ovirt-vm='http://ovirt.org/vm/1.0'>
+<name>HostedEngine</name><uuid>{VMID}</uuid>
+<metadata><ovirt-vm:vm><ovirt-vm:launchPaused>false</ovirt-vm:launchPaused></ovirt-vm:vm></metadata>
+<sysinfo type='smbios'><system><entry name='manufacturer'>oVirt</entry><entry name='product'>OS-NAME:</entry>
+<entry name='version'>OS-VERSION:</entry><entry name='serial'>HOST-SERIAL:</entry></system></sysinfo>
+<devices>
+<lease><key>{VOL}</key><lockspace>{SD}</lockspace>
+<target offset='LEASE-OFFSET:{VOL}:{SD}' path='LEASE-PATH:{VOL}:{SD}'/></lease>
+<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file=''/><target dev='hdc'/><readonly/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' error_policy='stop'/>
+<source file='{RHEV}'/><target dev='vda'/></disk>
+<graphics type='vnc' passwd='*****' passwdValidTo='1970-01-01T00:00:01'>
+<listen type='network' network='vdsm-ovirtmgmt'/>
+</graphics></devices></domain>"""
+
+
+def made(source=SOURCE, lease=LEASE):
+    return engine_xml(VmConf(4096, VMID, source), lease)
+
+
+def refused(xml, lease=LEASE, vmid=VMID):
+    with pytest.raises(DefinitionRefused) as error:
+        check(xml, lease, vmid)
+    assert error.value.code in str(error.value)
+    return error.value
+
+
+def test_places_of_this_host_are_filled_in():
+    xml = made()
+    check(xml, LEASE, VMID)
+    root = parse_xml(xml)
+    assert lease_of(root) == [LEASE]
+    disk = root.find("devices/disk[@device='disk']/source")
+    assert disk.get("file") == VOLUME
+    assert [(label.get("model"), label.get("relabel")) for label in disk.findall("seclabel")] == [("dac", "no")]
+    assert [entry.get("name") for entry in root.findall("sysinfo/system/entry")] == ["manufacturer"]
+    listen = root.find("devices/graphics/listen")
+    assert dict(listen.attrib) == {"type": "address", "address": "127.0.0.1"}
+    assert [root.findtext(name) for name in ("on_crash", "on_poweroff", "on_lockfailure")] == [
+        "destroy",
+        "destroy",
+        "poweroff",
+    ]
+    assert root.find(f"metadata/{{{MARK}}}engine") is not None
+
+
+def test_making_twice_changes_nothing_more():
+    once = made()
+    assert etree.canonicalize(made(once)) == etree.canonicalize(once)
+
+
+def test_what_the_definition_says_is_kept():
+    root = parse_xml(
+        made(SOURCE.replace("<devices>", "<on_reboot>destroy</on_reboot><on_crash>preserve</on_crash><devices>"))
+    )
+    assert root.findtext("on_reboot") == "destroy"
+    assert root.findtext("on_crash") == "preserve"
+
+
+def test_file_without_xml_or_with_a_paused_start_is_refused():
+    for conf, code in ((VmConf(1, VMID), "no-xml"), (VmConf(1, VMID, SOURCE, True), "start-paused")):
+        with pytest.raises(DefinitionRefused) as error:
+            engine_xml(conf, LEASE)
+        assert error.value.code == code
+
+
+def replaced(old, new, count=1):
+    xml = made()
+    assert old in xml, old
+    return xml.replace(old, new, count)
+
+
+LEASE_XML = made()[made().index("<lease>") : made().index("</lease>") + len("</lease>")]
+DISK_XML = made()[made().index('<disk type="file" device="disk">') : made().rindex("</disk>") + len("</disk>")]
+
+CASES = {
+    "uuid": (VMID, "11111111-2222-3333-4444-555555555556", "uuid", "uuid"),
+    "no lease": (LEASE_XML, "", "no-lease", "lease"),
+    "other lockspace": (f"<lockspace>{SD}", f"<lockspace>{IMG}", "foreign-lease", "lockspace"),
+    "no lockspace": (f"<lockspace>{SD}</lockspace>", "", "foreign-lease", "lockspace"),
+    "other key": (f"<key>{VOL}", f"<key>{IMG}", "foreign-lease", "key"),
+    "other path": (f"{VOLUME}.lease", f"{VOLUME}.other", "foreign-lease", "path"),
+    "other offset": ('offset="0"', 'offset="1048576"', "foreign-lease", "offset"),
+    "no offset": ('offset="0"', 'offset="LEASE-OFFSET:a:b"', "foreign-lease", "offset"),
+    "a second lease": (LEASE_XML, LEASE_XML + LEASE_XML.replace(VOL, IMG), "foreign-lease", "key"),
+    "qcow2": (DISK_XML, DISK_XML.replace('type="raw"', 'type="qcow2"'), "qcow2", "vda"),
+    "unnamed format": (DISK_XML, DISK_XML.replace(' type="raw"', ""), "disk-format", "vda"),
+    "page cache": ('cache="none"', 'cache="writeback"', "disk-cache", "vda"),
+    "relabel": ('relabel="no"', 'relabel="yes"', "relabel", "seclabel"),
+    "no label": ('<seclabel model="dac" relabel="no"/>', "", "relabel", "vda"),
+    "elsewhere": (f'file="{VOLUME}"', 'file="/tmp/disk"', "disk-location", "vda"),
+    "climbing": (f'file="{VOLUME}"', f'file="/data/{SD}/images/../../etc/x"', "disk-location", "vda"),
+    "another volume": (f'file="{VOLUME}"', f'file="/data/{SD}/images/{IMG}/other"', "disk-location", "disk"),
+    "no disk": (DISK_XML, "", "disk-location", "disk"),
+    "network disk": (DISK_XML, DISK_XML.replace('type="file"', 'type="network"'), "disk-location", "vda"),
+    "transient": (DISK_XML, DISK_XML.replace("</disk>", "<transient/></disk>"), "disk-transient", "vda"),
+    "readonly": (DISK_XML, DISK_XML.replace("</disk>", "<readonly/></disk>"), "disk-readonly", "vda"),
+    "shareable": (DISK_XML, DISK_XML.replace("</disk>", "<shareable/></disk>"), "disk-shareable", "vda"),
+    "backing file": (
+        DISK_XML,
+        DISK_XML.replace("</disk>", "<backingStore type='file'><source file='/x'/></backingStore></disk>"),
+        "disk-backing",
+        "vda",
+    ),
+    "preserved crash": ("<on_crash>destroy", "<on_crash>preserve", "on-crash", "on_crash"),
+    "restarted crash": ("<on_crash>destroy", "<on_crash>restart", "on-crash", "on_crash"),
+    "dumped crash": ("<on_crash>destroy", "<on_crash>coredump-destroy", "on-crash", "on_crash"),
+    "preserved power-off": ("<on_poweroff>destroy", "<on_poweroff>preserve", "on-poweroff", "on_poweroff"),
+    "pause at lock failure": ("<on_lockfailure>poweroff", "<on_lockfailure>pause", "on-lockfailure", "on_lockfailure"),
+    "no word on lock failure": ("<on_lockfailure>poweroff</on_lockfailure>", "", "on-lockfailure", "on_lockfailure"),
+    "paused start": ("launchPaused>false", "launchPaused>true", "start-paused", "launchPaused"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "code", "element"), CASES.values(), ids=CASES.keys())
+def test_unsafe_definition_is_refused_by_element(old, new, code, element):
+    error = refused(replaced(old, new))
+    assert error.code == code
+    assert element in error.element
+
+
+def test_second_raw_disk_of_the_domain_is_fine():
+    second = DISK_XML.replace(VOLUME, f"/data/{SD}/images/{IMG}/data").replace("vda", "vdb")
+    check(replaced(DISK_XML, DISK_XML + second), LEASE, VMID)
+
+
+BOMB = "<!DOCTYPE domain [<!ENTITY a 'x'><!ENTITY b '&a;&a;'>]><domain>&b;</domain>"
+EXTERNAL = "<!DOCTYPE domain SYSTEM 'file:///etc/passwd'><domain/>"
+
+
+@pytest.mark.parametrize(
+    "xml",
+    ["", "<domain", "not xml", "<other/>", BOMB, EXTERNAL, "<domain>" + "x" * (1 << 20) + "</domain>", "\0", "\ud800"],
+)
+def test_what_is_no_definition(xml):
+    assert refused(xml).code == "xml"
+
+
+def test_block_domain_lease_says_nothing_about_paths():
+    lease = LeaseId(SD, VOL, "/dev/vg/leases", 100 << 20)
+    xml = made(SOURCE.replace(RHEV, "/dev/vg/disk"), lease)
+    check(xml, lease, VMID)
+
+
+@given(st.text(max_size=400))
+def test_any_text_is_checked_or_refused(text):
+    with pytest.raises(DefinitionRefused):
+        check(text, LEASE, VMID)
+
+
+@given(st.integers(0, len(made()) - 1), st.integers(1, 60))
+def test_torn_definition_is_refused_or_still_safe(at, length):
+    xml = made()
+    torn = xml[:at] + xml[at + length :]
+    try:
+        check(torn, LEASE, VMID)
+    except DefinitionRefused:
+        return
+    assert lease_of(parse_xml(torn)) == [LEASE]

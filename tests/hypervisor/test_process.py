@@ -1,0 +1,197 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ovirt_he_ha.hypervisor.process import (
+    EngineProcess,
+    ExitWatch,
+    Gone,
+    ProcessTable,
+    StillThere,
+    await_exit,
+    find_engine,
+    kill,
+    kill_engine,
+)
+
+VMID = "deadbeef-2222-3333-4444-555555555555"
+NOBODY = "deadbeef-0000-0000-0000-000000000000"
+
+
+@pytest.fixture
+def qemu():
+    """A process that looks like the VM's qemu."""
+    made = []
+
+    def start(*more, name="qemu-kvm", vmid=VMID):
+        code = "import time; print('up', flush=True); time.sleep(60)"
+        process = subprocess.Popen(
+            [name, "-c", code, "-uuid", vmid, *more], executable=sys.executable, stdout=subprocess.PIPE
+        )
+        made.append(process)
+        assert process.stdout.readline() == b"up\n"
+        return process
+
+    yield start
+    for process in made:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def reap(process):
+    """What the process's parent does in real life; a zombie's pidfd is readable before."""
+    threading.Thread(target=process.wait, daemon=True).start()
+
+
+def test_found_by_its_uuid_only(qemu):
+    process = qemu()
+    qemu(vmid=NOBODY)
+    qemu(name="virsh")
+    assert [found.pid for found in ProcessTable().find(VMID.upper())] == [process.pid]
+    assert find_engine(VMID).incoming is False
+    assert ProcessTable().age(find_engine(VMID)) < 60
+
+
+def test_destination_of_a_migration_is_told(qemu):
+    qemu("-incoming", "defer")
+    assert find_engine(VMID).incoming is True
+
+
+def test_killed_and_seen_gone(qemu):
+    process = qemu()
+    reap(process)
+    assert isinstance(kill(find_engine(VMID), 5), Gone)
+    assert process.wait(5) == -signal.SIGKILL
+    assert find_engine(VMID) is None
+
+
+def test_all_of_them_are_killed(qemu):
+    for process in (qemu(), qemu()):
+        reap(process)
+    assert kill_engine(VMID, 5)
+    assert isinstance(kill_engine(NOBODY, 0), Gone)
+
+
+def test_pid_of_another_process_is_never_signalled(qemu):
+    process = qemu()
+    stale = EngineProcess(process.pid, find_engine(VMID).start_ticks - 1)
+    assert isinstance(kill(stale, 1), Gone)
+    assert process.poll() is None
+
+
+def test_gone_process_is_no_error(qemu):
+    process = qemu()
+    known = find_engine(VMID)
+    process.kill()
+    process.wait()
+    assert isinstance(kill(known, 1), Gone)
+    assert isinstance(await_exit(known, 1, ProcessTable()), Gone)
+
+
+def test_survivor_is_named_and_is_not_true(qemu):
+    process = qemu()
+    result = await_exit(find_engine(VMID), 0.05, ProcessTable())
+    assert isinstance(result, StillThere)
+    assert (result.pid, result.state, bool(result)) == (process.pid, "S", False)
+
+
+def test_missing_right_is_said(qemu, monkeypatch):
+    process = qemu()
+
+    def denied(fd, number):
+        raise PermissionError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", denied)
+    result = kill(find_engine(VMID), 1)
+    assert isinstance(result, StillThere)
+    assert "CAP_KILL" in result.why
+    assert isinstance(kill_engine(VMID, 0.1), StillThere)
+    assert process.poll() is None
+
+
+def stat(state, threads=1, start=1000):
+    fields = [state, *["0"] * 16, str(threads), "0", str(start), *["0"] * 30]
+    return f"77 (qemu (x) y) {' '.join(fields)}"
+
+
+def fake_process(root, pid, command=b"", state="S", threads=(), start=1000):
+    base = root / str(pid)
+    base.mkdir(parents=True)
+    (base / "cmdline").write_bytes(command)
+    (base / "stat").write_text(stat(state, max(1, len(threads)), start))
+    for number, letter in enumerate(threads):
+        task = base / "task" / str(pid + number)
+        task.mkdir(parents=True)
+        (task / "stat").write_text(stat(letter))
+        (task / "cmdline").write_bytes(b"" if letter == "Z" else b"/usr/bin/qemu-kvm\0-uuid\0" + VMID.encode() + b"\0")
+
+
+def test_zombie_with_a_stuck_thread_is_still_found(tmp_path):
+    """SIGKILL while a thread waits for a hung disk: the leader is a zombie without a command line."""
+    fake_process(tmp_path, 77, state="Z", threads=("Z", "D"))
+    fake_process(tmp_path, 78, state="Z")
+    fake_process(tmp_path, 79, state="S")
+    (tmp_path / "self").mkdir()
+    (tmp_path / "80").mkdir()
+    table = ProcessTable(str(tmp_path))
+    assert [process.pid for process in table.find(VMID)] == [77]
+    assert table.stuck_state(77) == "D"
+    assert table.stuck_state(99) == "?"
+    assert table.stat(80) is None
+
+
+def test_unreadable_table_is_an_error_and_not_an_empty_one(tmp_path):
+    with pytest.raises(OSError):
+        ProcessTable(str(tmp_path / "none")).find(VMID)
+
+
+def test_other_namespace_is_left_out(qemu):
+    qemu()
+    own = os.readlink("/proc/self/ns/pid")
+    assert len(ProcessTable(namespace=own).find(VMID)) == 1
+    assert ProcessTable(namespace="pid:[1]").find(VMID) == []
+
+
+def test_exit_is_announced_once_and_at_once(qemu):
+    process = qemu()
+    announced = []
+    told = threading.Event()
+    watch = ExitWatch(lambda gone: (announced.append((gone, time.monotonic())), told.set()), ProcessTable())
+    known = find_engine(VMID)
+    watch.watch(known)
+    watch.watch(known)
+    begin = time.monotonic()
+    process.kill()
+    assert told.wait(5)
+    assert [gone for gone, _ in announced] == [known]
+    assert announced[0][1] - begin < 1
+    watch.close()
+
+
+def test_watch_is_taken_off(qemu):
+    first, second = qemu(), qemu(vmid=NOBODY)
+    announced = []
+    watch = ExitWatch(announced.append, ProcessTable())
+    watch.watch(find_engine(VMID))
+    watch.watch(find_engine(NOBODY))
+    watch.watch(None)
+    for process in (first, second):
+        process.kill()
+        process.wait()
+    watch.close()
+    assert [thread for thread in threading.enumerate() if thread.name == "qemu-exit" and thread.join(5)] == []
+    assert announced == []
+
+
+def test_watching_what_is_gone_is_told_at_once():
+    announced = []
+    watch = ExitWatch(announced.append, ProcessTable())
+    gone = EngineProcess(2**22 - 1, 1)
+    watch.watch(gone)
+    assert announced == [gone]
