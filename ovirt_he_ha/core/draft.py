@@ -59,10 +59,6 @@ class Draft:
         self.keep(own_start_at=None, start_problem=code, start_detail=detail)
         self.drop_notes(notes.STARTED)
 
-    @property
-    def in_state_for(self) -> float:
-        return self.sit.now - self.carried.entered_at
-
     # --- what is said -------------------------------------------------------------------------------------------
 
     def because(self, code: str, **values: object) -> None:
@@ -79,7 +75,7 @@ class Draft:
             self.problems.append(code)
 
     def ahead(self, event: str, at: float, **values: object) -> None:
-        if at > self.sit.now:
+        if self.sit.now < at < float("inf"):
             self.countdowns.append(reasons.countdown(event, at, **values))
 
     # --- what is done -------------------------------------------------------------------------------------------

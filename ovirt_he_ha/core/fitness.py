@@ -20,9 +20,7 @@ _NOT_OURS = (LockspaceState.MISMATCH.value, LockspaceState.ID_TAKEN.value)
 
 def own_card(sit: Situation, carried: Carried, state: State) -> ScoreCard:
     """What this host publishes in ``state``."""
-    return _card(
-        sit, state not in _WITHOUT_MEMORY, carried.budgets.start_failures, zero_reason(sit, carried, state)
-    )
+    return _card(sit, state not in _WITHOUT_MEMORY, carried.budgets.start_failures, zero_reason(sit, carried, state))
 
 
 def running_score(sit: Situation) -> int:
@@ -40,6 +38,8 @@ def zero_reason(sit: Situation, carried: Carried, state: State) -> str:
         return _ZERO_IN_STATE[state]
     if carried.budgets.handed_over_until > sit.now:
         return "handed-over"
+    if sit.in_local_maintenance and not sit.vm_here:
+        return "local-maintenance"
     if not sit.snapshot.host.local_maintenance.known:
         return "local-maintenance-unknown"
     if sit.view.too_new:

@@ -13,6 +13,10 @@ Step = Tuple[State, bool]
 # end: a poll in between, two processes. 15 s is three polls; an older exit belongs to an earlier copy.
 _EXIT_SLACK = 15.0
 
+# The same end, reported again, may seem this much younger: its age is taken by the broker and read after a call of
+# up to 5 s.
+_EXIT_JITTER = 5.0
+
 
 def is_departed(sit: Situation, d: Draft) -> bool:
     """The VM was seen here, is known not to be here, and its end is not accounted for yet."""
@@ -23,20 +27,27 @@ def depart(sit: Situation, d: Draft) -> State:
     """Account for the end of the copy that ran here, and say where that leads. Clears all that belonged to that
     copy."""
     exit_ = _which_end(sit, d)
-    d.drop_notes(notes.SEEN_HERE, notes.STARTED, notes.MOVED)
+    d.drop_notes(notes.SEEN_HERE, notes.STARTED, notes.EXIT_KNOWN, notes.MOVED)
     d.spend(healthy_since=None)
     d.keep(own_start_at=None, migration=None, migration_started_at=None, better_peer_since=None)
     return _ENDS[exit_](sit, d)
 
 
 def _which_end(sit: Situation, d: Draft) -> Exit:
-    started = d.carried.own_start_at
     seen = d.note(notes.SEEN_HERE)
-    exit_ = sit.exit_since(started) if seen is None and started is not None else Exit.NONE
-    if seen is not None:
-        exit_ = sit.exit_since(seen, _EXIT_SLACK)
+    exit_ = own_start_end(sit, d) if seen is None else sit.exit_since(seen - _EXIT_SLACK)
     moved = d.note(notes.MOVED) is not None or d.carried.migration is not None
     return Exit.MIGRATED if exit_ is Exit.NONE and moved else exit_
+
+
+def own_start_end(sit: Situation, d: Draft) -> Exit:
+    """The end of the copy that our own START made, if it was never seen here. NONE: no end was reported, or only the
+    earlier copy's, which a restart at once follows within a tenth of a second."""
+    started = d.carried.own_start_at
+    if started is None:
+        return Exit.NONE
+    known = d.note(notes.EXIT_KNOWN)
+    return sit.exit_since(started if known is None else max(started, known + _EXIT_JITTER))
 
 
 def forget(d: Draft) -> None:
@@ -48,6 +59,7 @@ def forget(d: Draft) -> None:
         notes.GUEST_OFF,
         notes.LOST_RACE,
         notes.STARTED,
+        notes.EXIT_KNOWN,
         notes.MOVED,
         notes.AWAY,
         notes.POWERED_OFF,
@@ -65,14 +77,15 @@ def _crashed(sit: Situation, d: Draft) -> State:
     d.spend(crashes=crashes)
     exit_ = sit.facts.last_exit.value if sit.facts is not None else "?"
     d.because("crash", exit=exit_, count=len(crashes), window=f"{t.crash_window:g}")
-    if len(crashes) <= t.crash_restarts:
+    step = d.carried.budgets.backoff_step
+    # Once in the back-off, only a healthy time resets it: the waits outgrow the window that counts crashes.
+    if len(crashes) <= t.crash_restarts and step == 0:
         wait = 0.0 if len(crashes) == 1 else t.crash_second_delay
         _restart_here(sit, d, wait)
         d.because("crash-restart")
         return State.ENGINE_DOWN
     if sit.view.eligible:
         return hand_over(sit, d)
-    step = d.carried.budgets.backoff_step
     d.spend(backoff_step=step + 1)
     d.put_note(notes.RESTART_AT, sit.now + t.crash_wait(step))
     d.put_note(notes.CRASH_BACKOFF, sit.now)

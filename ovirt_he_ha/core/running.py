@@ -46,7 +46,13 @@ def _here(sit: Situation, d: Draft) -> Step:
 def _account(sit: Situation, d: Draft, facts: EngineFacts) -> None:
     d.put_note(notes.SEEN_HERE, sit.seen_at())
     d.drop_notes(
-        notes.RESTART_AT, notes.CRASH_BACKOFF, notes.LOST_RACE, notes.STARTED, notes.AWAY, notes.POWERED_OFF
+        notes.RESTART_AT,
+        notes.CRASH_BACKOFF,
+        notes.LOST_RACE,
+        notes.STARTED,
+        notes.EXIT_KNOWN,
+        notes.AWAY,
+        notes.POWERED_OFF,
     )
     d.keep(own_start_at=None, hold_down_until=None, stop_asked_at=None, stop_purpose="", stop_limit=0.0)
     health = facts.status.health

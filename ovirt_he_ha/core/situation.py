@@ -80,11 +80,18 @@ class Situation:
         """When the present reading of the VM was taken."""
         return self.now - (self.snapshot.monitors.engine.age or 0.0)
 
-    def exit_since(self, moment: float, slack: float = 0.0) -> Exit:
-        """Why the VM left after ``moment`` (minus ``slack`` seconds); NONE when nothing was reported since then."""
+    @property
+    def exit_at(self) -> Optional[float]:
+        """When the VM last left this host, in this host's monotonic seconds; None when no end was reported."""
         if self.facts is None or self.facts.last_exit is Exit.NONE or self.facts.exit_age is None:
+            return None
+        return self.now - self.facts.exit_age
+
+    def exit_since(self, moment: float) -> Exit:
+        """Why the VM left at or after ``moment``; NONE when nothing was reported since then."""
+        if self.facts is None or self.exit_at is None or self.exit_at < moment:
             return Exit.NONE
-        return self.facts.last_exit if self.seen_at() - self.facts.exit_age >= moment - slack else Exit.NONE
+        return self.facts.last_exit
 
     def missing_lockspaces(self) -> Tuple[Tuple[str, str], ...]:
         """The lockspaces that this host does not hold for sure, as (name, state)."""

@@ -61,7 +61,7 @@ def not_up_yet(sit: Situation, d: Draft) -> Step:
     started = d.carried.own_start_at
     if started is None:
         return State.ENGINE_DOWN, True
-    if sit.exit_since(started) is not Exit.NONE:
+    if leaving.own_start_end(sit, d) is not Exit.NONE:
         return leaving.depart(sit, d), True
     since = d.note(notes.STARTED)
     limit = (started if since is None else since) + sit.timers.away_limit
@@ -81,8 +81,16 @@ def _start(sit: Situation, d: Draft) -> State:
         d.because("last-resort")
     d.keep(own_start_at=sit.now)
     d.drop_notes(
-        notes.RESTART_AT, notes.CRASH_BACKOFF, notes.LOST_RACE, notes.STARTED, notes.SEEN_HERE, notes.AWAY
+        notes.RESTART_AT,
+        notes.CRASH_BACKOFF,
+        notes.LOST_RACE,
+        notes.STARTED,
+        notes.SEEN_HERE,
+        notes.AWAY,
+        notes.EXIT_KNOWN,
     )
+    if sit.exit_at is not None:
+        d.put_note(notes.EXIT_KNOWN, sit.exit_at)
     d.phase = "starting"
     return State.ENGINE_START
 

@@ -82,7 +82,7 @@ def _settle(sit: Situation, d: Draft) -> None:
 def _step(sit: Situation, d: Draft) -> None:
     if leaving.is_departed(sit, d) and d.state not in _OWN_ACCOUNT:
         d.enter(leaving.depart(sit, d))
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MOST_LINKS):  # pragma: no branch
         guarded = guards.destination(sit, d)
         if guarded is not d.state:
             d.enter(guarded)

@@ -15,7 +15,7 @@ def engine_stop(sit: Situation, d: Draft) -> Step:
     if not sit.vm_here:
         return _stopped(sit, d), True
     asked = d.carried.stop_asked_at
-    if asked is None:
+    if asked is None or not d.carried.stop_purpose:
         return State.REINITIALIZE, True
     limit = asked + d.carried.stop_limit
     d.because("stopping", why=d.carried.stop_purpose)
@@ -35,6 +35,8 @@ def engine_force_stop(sit: Situation, d: Draft) -> Step:
     if not sit.vm_here:
         return _stopped(sit, d), True
     ordered = d.note(notes.POWERED_OFF)
+    if d.carried.stop_asked_at is None or not d.carried.stop_purpose:
+        return State.REINITIALIZE, True
     if ordered is None:
         if d.act(Action(ActionKind.POWER_OFF, deadline=sit.timers.power_off_deadline)):
             d.put_note(notes.POWERED_OFF, sit.now)
