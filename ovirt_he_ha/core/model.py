@@ -87,9 +87,9 @@ class Exit(str, Enum):
 class GuestCounters:
     """Cumulative counters of the copy of the VM that runs here, read at ``at`` (product seconds, monotonic).
 
-    Only differences between two readings of the same copy mean anything. ``cpu_seconds``: CPU time used by all threads, in
-    wall seconds, not product seconds. ``block_requests``: reads, writes and flushes of all its disks; None when they could
-    not be read.
+    Only differences between two readings of the same copy mean anything. ``cpu_seconds``: CPU time used by all
+    threads, in wall seconds, not product seconds. ``block_requests``: reads, writes and flushes of all its disks;
+    None when they could not be read.
     """
 
     at: float
@@ -180,8 +180,8 @@ Slot = Union[Record, Invalid, Empty]
 
 
 class HostLease(str, Enum):
-    """sanlock's flag for a host id in the storage domain's lockspace. At io_timeout 10 s: LIVE while it renews (every 20 s),
-    FAIL after 80 s of silence, DEAD after 140 s and more; UNKNOWN for the first renewals after our own join."""
+    """sanlock's flag for a host id in the storage domain's lockspace. At io_timeout 10 s: LIVE while it renews (every
+    20 s), FAIL after 80 s of silence, DEAD after 140 s and more; UNKNOWN for the first renewals after our own join."""
 
     UNKNOWN = "unknown"
     FREE = "free"
@@ -224,8 +224,9 @@ class LeaseOwner:
 class LeaseFacts:
     """What sanlock tells this host.
 
-    ``lockspace`` is the storage domain's (sdUUID), ``whiteboard`` is ``hosted-engine``. ``hosts`` maps id -> flag from the
-    storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog`` in seconds.
+    ``lockspace`` is the storage domain's (sdUUID), ``whiteboard`` is ``hosted-engine``. ``hosts`` maps id -> flag
+    from the storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog``
+    in seconds.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -270,8 +271,8 @@ class ScoreConfig:
 class HostFacts:
     """This host and what its files say, read anew each cycle.
 
-    ``definition_problem``: empty, or why the VM's definition is refused (``no-lease``, ``foreign-lease``, ``qcow2`` ...).
-    ``lease``: the computed lease. ``can_migrate``: this host may receive the VM (``mig=1`` is published).
+    ``definition_problem``: empty, or why the VM's definition is refused (``no-lease``, ``foreign-lease``, ``qcow2``
+    ...). ``lease``: the computed lease. ``can_migrate``: this host may receive the VM (``mig=1`` is published).
     ``migration_address``: where a peer sends the VM, empty if none. ``cpu_model``: digest published for D7's fit.
     ``local_maintenance`` unknown: ha.conf could not be read.
     """
@@ -373,8 +374,8 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Seen:
-    """One peer's slot over time: ``token`` identifies the content, ``changed_at`` when a *change* was last seen (None: no change
-    since we look), ``since`` when we first looked."""
+    """One peer's slot over time: ``token`` identifies the content, ``changed_at`` when a *change* was last seen
+    (None: no change since we look), ``since`` when we first looked."""
 
     token: str
     since: float
@@ -383,7 +384,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Clocks and counters that survive a restart of the agent on the same boot (state directory). All times monotonic."""
+    """Clocks and counters that survive a restart of the agent on the same boot (state directory). All times
+    monotonic."""
 
     start_failures: int = 0
     next_start_at: float = 0.0

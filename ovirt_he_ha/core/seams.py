@@ -20,9 +20,9 @@ class Clock(Protocol):
 
 
 class BlockIO(Protocol):
-    """One volume, direct I/O. Bounded: each call raises ``StorageOverdue`` after ``deadline`` seconds (and the worker that
-    hangs is abandoned); may fail: ``StorageError``. ``write`` returns only when the bytes are on the volume. Offsets and lengths are
-    multiples of 4096."""
+    """One volume, direct I/O. Bounded: each call raises ``StorageOverdue`` after ``deadline`` seconds (and the worker
+    that hangs is abandoned); may fail: ``StorageError``. ``write`` returns only when the bytes are on the volume.
+    Offsets and lengths are multiples of 4096."""
 
     def read(self, offset: int, length: int, deadline: float) -> bytes: ...
 
@@ -32,8 +32,8 @@ class BlockIO(Protocol):
 
 
 class Lockspaces(Protocol):
-    """Both lockspaces of this host. Exclusive: one host id, one host. Bounded: every method returns at once with the last known
-    facts; what blocks runs on the implementation's own threads."""
+    """Both lockspaces of this host. Exclusive: one host id, one host. Bounded: every method returns at once with the
+    last known facts; what blocks runs on the implementation's own threads."""
 
     def want(self, host_id: int) -> None:
         """Hold both lockspaces under this id from now on; keep trying."""
@@ -47,8 +47,8 @@ class Lockspaces(Protocol):
 
 
 class EngineVm(Protocol):
-    """The engine VM on this host. Exclusive: ``start`` succeeds on one host only, through the VM's lease. Bounded: each call
-    returns or raises by its deadline. May fail: all of them."""
+    """The engine VM on this host. Exclusive: ``start`` succeeds on one host only, through the VM's lease. Bounded:
+    each call returns or raises by its deadline. May fail: all of them."""
 
     def start(self, xml: str, lease: LeaseId, deadline: float) -> ActionReport: ...
 
