@@ -1,11 +1,12 @@
 """The process: what it refuses to start with, and that it ends in time whatever is missing."""
 
 import importlib.util
+import logging
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Iterator, Optional
 
 import pytest
 
@@ -33,6 +34,16 @@ GOOD = {
     "bridge": "br0",
     "gateway": "192.0.2.1",
 }
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What main() installs ends with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def write_conf(root: Path, changes: Dict[str, Optional[str]]) -> HostPaths:
