@@ -410,3 +410,58 @@ def test_d3_nothing_is_destroyed_after_a_lost_race():
     assert decision.action is None
     assert decision.fence is None
     assert decision.carried.budgets.start_failures == 0
+
+
+# --- the last resort lifts the score, and nothing else ---------------------------------------------------------------
+
+
+def refused(world):
+    world.host = replace(world.host, definition_problem="qcow2")
+
+
+def without_lease(world):
+    world.host = replace(world.host, lease=None)
+
+
+def unread_conf(world):
+    world.host = replace(world.host, local_maintenance=Reading.missing("ha-conf"))
+
+
+def newer_peer(world):
+    world.slots[2] = Invalid("too-new", "2")
+    world.flags[2] = HostLease.DEAD
+
+
+def unfenced(world):
+    world.watchdog_armed = None
+
+
+def joining(world):
+    world.lockspace = Reading.of(LockspaceState.JOINING)
+
+
+@pytest.mark.parametrize("why", [refused, without_lease, unread_conf, newer_peer, unfenced, joining])
+def test_s1_s3_s5_s7_d13_the_last_resort_lifts_nothing_but_the_score(why):
+    world = World(peers=())
+    world.carry(no_peer_since=world.now - 1000)
+    world.budget(handed_over_until=world.now + 10)
+    assert kind(world.look()) is START
+    why(world)
+    decision = world.step()
+    assert decision.action is None
+    assert decision.score.score == 0
+
+
+@pytest.mark.parametrize("busy", list(ActionKind))
+def test_no_second_action_beside_any_other(busy):
+    def with_busy(world):
+        world.report = ActionReport(Action(busy, deadline=1000.0), world.now)
+        return world.look()
+
+    assert with_busy(World()).action is None
+    hung = World(state=S.ENGINE_UP_BAD_HEALTH).runs(Health.BAD, bad_for=1000.0)
+    assert with_busy(hung).action is None
+    leaving = World(state=S.ENGINE_UP).runs().local()
+    assert with_busy(leaving).action is None
+    lone = World(state=S.ENGINE_FORCE_STOP).runs().carry(stop_asked_at=0.0, stop_purpose="hung")
+    assert with_busy(lone).action is None
