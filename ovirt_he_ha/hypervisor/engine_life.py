@@ -102,7 +102,9 @@ class EngineLife:
         self.guard_lost = False
         self._word_wait = WORD_WAIT * scale
         self._last_event = LAST_EVENT * scale
-        self._dead_id = -1  # the domain whose process is known to have ended, whatever libvirt still believes
+        # The domain whose process is known to have ended, whatever libvirt still believes.
+        self._dead_id = -1
+        self._dead_process: Optional[EngineProcess] = None
         self.copy: Optional[Copy] = None
         self.last_exit = Exit.NONE
         self._exit_at: Optional[float] = None
@@ -127,11 +129,9 @@ class EngineLife:
         if look.run is Run.OFF:
             self.absent(now)
             return
-        if look.domain_id >= 0 and look.domain_id == self._dead_id:
+        if look.domain_id >= 0 and self.believed_over(look.domain_id):
             return  # libvirt has not noticed the end of the process yet
         copy = self._copy_of(look, now)
-        if copy.over:
-            return
         copy = self._running_or_paused(copy, look, now)
         self.copy = replace(
             copy,
@@ -145,6 +145,22 @@ class EngineLife:
             stop_requested_at=_first(copy.stop_requested_at, now) if look.stop_requested else None,
         )
         self._vm = self._status(now).vm
+
+    def believed_over(self, domain_id: int) -> bool:
+        """Whether a look at this domain is taken for the old copy that libvirt has not buried yet. libvirtd numbers
+        its domains anew after a restart, so the number alone does not prove it: see :meth:`reborn`."""
+        if self.copy is not None and self.copy.over:
+            return domain_id == self.copy.domain_id
+        return self.copy is None and domain_id == self._dead_id
+
+    def reborn(self, process: EngineProcess, now: float) -> None:
+        """A living process of the VM was found although its copy is over: unless it is the very process that ended,
+        it is a new copy."""
+        if process == self._dead_process or (self.copy is not None and self.copy.process == process):
+            return
+        if self.copy is not None and self.copy.over:
+            self._leave(self._cause_without_word(now), now)
+        self._dead_id = -1
 
     def _copy_of(self, look: Look, now: float) -> Copy:
         copy = self.copy
@@ -355,6 +371,7 @@ class EngineLife:
             self._vm = Vm.DOWN_MISSING if missing else Vm.DOWN_UNEXPECTED
         if self.copy is not None and self.copy.process_gone_at is not None:
             self._dead_id = self.copy.domain_id
+            self._dead_process = self.copy.process
         self.last_exit = cause
         self._exit_at = now
         self.copy = None

@@ -36,6 +36,10 @@ AGENT_ANSWER = 5  # wall s that a guest agent has to answer
 ABORT_AGAIN = 0.5  # wall s
 ABORT_WAIT = 5.0  # product s for a migration to end after its job was aborted
 MARK_PREFIX = "hastop"
+# qemu opens the images before its lease is taken: the host that won the race for the images holds the lease up to
+# 2 wall s later, and the owner on disk is read every 5 product s. Only then does "no new owner" mean a real failure.
+OWNER_WAIT = 6.0
+OWNER_AGAIN = 0.25  # wall s
 
 OwnerLook = Callable[[], Reading[LeaseOwner]]
 
@@ -87,7 +91,9 @@ class LibvirtEngineVm(EngineVm):
         scheme: str = "qemu+tcp",
         port: Optional[int] = None,
         table: Optional[ProcessTable] = None,
+        owner_wait: float = OWNER_WAIT,
     ) -> None:
+        self._owner_wait = owner_wait
         self._short = connection
         self._long = Connection(connection.uri, clock)
         self._vmid = vmid.lower()
@@ -148,11 +154,21 @@ class LibvirtEngineVm(EngineVm):
             return run.report(Outcome.LOST_RACE, str(fault))
         if fault.code == OPERATION_INVALID and self._runs():
             return run.report(Outcome.OK, "it was started here at the same time")
-        after = self._lease_owner()
-        if self._taken_elsewhere(before, after):
-            assert after.value is not None
-            return run.report(Outcome.LOST_RACE, f"host id {after.value.host_id} holds the lease ({fault})")
+        winner = self._await_winner(before)
+        if winner is not None:
+            return run.report(Outcome.LOST_RACE, f"host id {winner.host_id} holds the lease ({fault})")
         return run.report(Outcome.FAILED, str(fault))
+
+    def _await_winner(self, before: Reading[LeaseOwner]) -> Optional[LeaseOwner]:
+        """Who took the lease instead of us, as soon as its record is read; None if nobody did within the wait."""
+        end = time.monotonic() + wall_seconds(self._clock, self._owner_wait)
+        while True:
+            after = self._lease_owner()
+            if self._taken_elsewhere(before, after):
+                return after.value
+            if time.monotonic() >= end:
+                return None
+            time.sleep(OWNER_AGAIN)
 
     def _taken_elsewhere(self, before: Reading[LeaseOwner], after: Reading[LeaseOwner]) -> bool:
         """qemu's own lock on the image (code 1) and a lease that could not be had (code 38) look like any other

@@ -206,6 +206,8 @@ class EngineWatch:
         self._note(problem, now)
         if problem:
             return
+        if look is not None:
+            self._doubt(look, now)
         self._apply(lambda life: life.seen(look, now) if look is not None else life.absent(now))
         self._find_process()
         if now >= self._count_at:
@@ -223,6 +225,23 @@ class EngineWatch:
             self._tried_at = now
             self._look_at_job = bool(problem)
 
+    def _doubt(self, look: Look, now: float) -> None:
+        """libvirt shows the copy whose process has ended, or a new one that got the same number from a restarted
+        libvirtd."""
+        with self._lock:
+            doubtful = self._life.believed_over(look.domain_id)
+        process = self._newest_process() if doubtful else None
+        if process is not None:
+            self._apply(lambda life: life.reborn(process, now))
+
+    def _newest_process(self) -> Optional[EngineProcess]:
+        try:
+            found = self._table.find(self._vmid)
+        except OSError as e:
+            log.warning("The process table cannot be read: %s", e)
+            return None
+        return max(found, key=lambda each: each.start_ticks, default=None)
+
     def _find_process(self) -> None:
         """The pid of a copy that has none yet; from then on its end is noticed without libvirt."""
         with self._lock:
@@ -232,14 +251,9 @@ class EngineWatch:
             return
         if copy.process is not None:
             return
-        try:
-            found = self._table.find(self._vmid)
-        except OSError as e:
-            log.warning("The process table cannot be read: %s", e)
+        process = self._newest_process()
+        if process is None:
             return
-        if not found:
-            return
-        process = max(found, key=lambda each: each.start_ticks)
         started_at = self._clock.monotonic() - self._table.age(process) * self._clock.scale
         self._apply(lambda life: life.adopt(process, started_at))
         self._exits.watch(process)

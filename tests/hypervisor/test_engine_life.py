@@ -303,6 +303,24 @@ def test_new_copy_forgets_the_old_one_but_not_its_end():
     assert (facts.uptime, facts.pid, facts.counters, facts.last_exit) == (5, None, None, Exit.CRASHED)
 
 
+@pytest.mark.parametrize("explained", [True, False])
+def test_restarted_libvirtd_numbers_its_domains_anew(explained):
+    life = running()
+    life.process_gone(PROCESS, 10)
+    if explained:
+        life.stopped("failed", 11)
+    assert life.believed_over(RUNNING.domain_id)
+    life.reborn(PROCESS, 12)  # a zombie, or a look that is late
+    life.seen(RUNNING, 12)
+    assert status(life, 12)[0] is not Vm.UP
+    life.reborn(EngineProcess(200, 9000), 13)
+    life.seen(RUNNING, 13)
+    life.adopt(EngineProcess(200, 9000), 13)
+    facts = life.facts(15)
+    assert (facts.status.vm, facts.uptime, facts.pid, facts.last_exit) == (Vm.UP, 2, 200, Exit.CRASHED)
+    assert not life.believed_over(RUNNING.domain_id)
+
+
 def test_new_copy_told_by_events_only():
     life = running()
     life.process_gone(PROCESS, 10)

@@ -135,9 +135,9 @@ def test_vm_under_another_lease_is_not_moved(engine, connection):
 
 
 def owner(*owners):
-    """One answer per question."""
+    """One answer per question, the last one for ever."""
     answers = [Reading.missing("x") if each is None else Reading.of(LeaseOwner(*each)) for each in owners]
-    return lambda: answers.pop(0)
+    return lambda: answers.pop(0) if len(answers) > 1 else answers[0]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,13 @@ def test_busy_lease_is_a_lost_race_without_any_look(engine, monkeypatch):
     assert start_refused(engine, monkeypatch, 87, ((0,),), None).outcome is Outcome.LOST_RACE
 
 
-def start_refused(engine, monkeypatch, code, owners, live):
-    vm = engine(lease_owner=owner(*owners), owner_live=lambda host_id: live)
+def test_the_winner_of_the_images_takes_the_lease_a_moment_later(engine, monkeypatch):
+    owners = ((0,), (0,), None, (0,), (2, 5))
+    assert start_refused(engine, monkeypatch, 1, owners, True, owner_wait=30.0).outcome is Outcome.LOST_RACE
+
+
+def start_refused(engine, monkeypatch, code, owners, live, owner_wait=0.0):
+    vm = engine(lease_owner=owner(*owners), owner_live=lambda host_id: live, owner_wait=owner_wait)
 
     def refuse(what, function, seconds):
         raise LibvirtFault(what, code, 42, "a text in any language")
