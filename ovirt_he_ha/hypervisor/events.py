@@ -319,7 +319,13 @@ class EngineWatch:
             matters = self._look_at_job or paused or copy is None or copy.outgoing or copy.incoming
         if not matters:
             return None, None
-        job: Dict[str, Any] = domain.jobStats()
+        libvirt = self._connection.libvirt
+        try:
+            job: Dict[str, Any] = domain.jobStats()
+        except libvirt.libvirtError as e:
+            if e.get_error_code() != libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+                raise
+            return False, True  # a migration's statistics are refused on its destination, and only there
         operation = job.get("operation", 0) if job.get("type", 0) else 0
         return operation == JOB_MIGRATION_OUT, operation == JOB_MIGRATION_IN
 
