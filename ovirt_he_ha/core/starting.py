@@ -10,7 +10,18 @@ from ovirt_he_ha.core import leaving, liveness, notes
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import is_unfenced, own_card
 from ovirt_he_ha.core.liveness import Peer
-from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, Exit, HostLease, Outcome, Reason, State, Vm
+from ovirt_he_ha.core.model import (
+    Action,
+    ActionKind,
+    ActionReport,
+    Exit,
+    HostLease,
+    LeaseOwner,
+    Outcome,
+    Reason,
+    State,
+    Vm,
+)
 from ovirt_he_ha.core.reasons import reason
 from ovirt_he_ha.core.situation import Situation, is_fresh, lease_text, peer_lease_conflicts
 
@@ -342,9 +353,24 @@ def lease_objection(sit: Situation) -> Optional[Reason]:
             return None
         return reason("lease-own-process", pid=sit.facts.pid if sit.facts is not None else "?")
     flag = sit.flags.get(owner)
-    if flag in (HostLease.FREE, HostLease.DEAD):
+    if flag in (HostLease.FREE, HostLease.DEAD) or _owner_came_back(sit, reading.value):
         return None
     return reason("lease-held", host=owner, flag=flag.value if flag else "unlisted")
+
+
+def _owner_came_back(sit: Situation, owner: LeaseOwner) -> bool:
+    """The owner's host is back under a newer generation of its id and says itself that the VM is not there: the
+    record on disk is of its earlier life, and sanlock grants the lease at once. Without this a host that reboots
+    into maintenance would keep the VM down for ever. Its own word is needed: a host whose sanlock was restarted has
+    a newer generation too, and may still run the VM."""
+    peer = sit.view.peers.get(owner.host_id)
+    if peer is None or peer.record is None or not peer.alive or not peer.record.extra_ok:
+        return False
+    engine = peer.record.engine
+    if engine is None or engine.vm in (Vm.UP, Vm.UNKNOWN):
+        return False
+    generation = peer.record.get("gen")
+    return generation.isascii() and generation.isdigit() and int(generation[:12]) > owner.generation
 
 
 def _listed(ids: Tuple[int, ...]) -> str:

@@ -57,6 +57,34 @@ def test_s1_no_start_while_another_host_may_hold_the_lease(flag):
     assert "lease-held" in codes(decision)
 
 
+BACK = {"gen": "2", "state": "LocalMaintenance"}
+
+
+@pytest.mark.parametrize(
+    "changes, startable",
+    [
+        ({}, True),
+        ({"engine": replace(DOWN, vm=Vm.DOWN_UNEXPECTED)}, True),
+        ({"extra": changed(OWN_EXTRA, gen="1")}, False),
+        ({"extra": changed(OWN_EXTRA, gen="x")}, False),
+        ({"extra": OWN_EXTRA}, False),
+        ({"extra_ok": False}, False),
+        ({"engine": UNKNOWN}, False),
+        ({"engine": None}, False),
+        ({"engine": UP}, False),
+    ],
+)
+def test_s1_an_owner_that_came_back_without_the_vm_is_not_waited_for(changes, startable):
+    """Host 3 rebooted into maintenance; the record on disk is of its earlier life. Only its own word counts."""
+    world = World()
+    world.owner = Reading.of(LeaseOwner(3, 1))
+    world.edit(3, maintenance=True, score=0, extra=changed(OWN_EXTRA, **BACK))
+    world.edit(3, **changes)
+    assert (kind(world.look()) is START) is startable
+    world.add(world.slots[3], alive=False)
+    assert world.step().action is None
+
+
 def test_s1_a_start_follows_the_first_look_that_shows_the_owner_dead():
     world = World(peers=(2,))
     world.owner = Reading.of(LeaseOwner(3, 1))
