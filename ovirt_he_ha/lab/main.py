@@ -4,12 +4,13 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from collections import deque
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from ovirt_he_ha.lab import cluster, control, faults, network, state, status
+from ovirt_he_ha.lab import appliance, cluster, control, faults, network, state, status
 from ovirt_he_ha.lab.drills import DRILLS
 from ovirt_he_ha.lab.drills.stage import Stage
 from ovirt_he_ha.lab.layout import (
@@ -52,6 +53,11 @@ def up(arguments: argparse.Namespace) -> int:
 def down(arguments: argparse.Namespace) -> int:
     directory = directory_from(arguments.dir)
     say(f"removed {directory}" if cluster.down(directory) else f"there is no lab in {directory}")
+    cache = appliance.cache_directory()
+    if arguments.cache:
+        shutil.rmtree(cache, ignore_errors=True)
+    elif cache.exists():
+        say(f"kept {cache}: the built appliance, for the next lab (`down --cache` removes it)")
     return 0
 
 
@@ -97,7 +103,8 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def drill(arguments: argparse.Namespace) -> int:
     lab = state.running_lab(directory_from(arguments.dir))
-    report = DRILLS[arguments.name].hold(Stage(lab), arguments.leave, say)
+    with state.drilling(lab.directory):
+        report = DRILLS[arguments.name].hold(Stage(lab), arguments.leave, say)
     print(json.dumps(report.as_json()) if arguments.json else report.as_text())
     return 0 if report.passed else 1
 
@@ -124,7 +131,8 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--time-scale", type=_scale, default=DEFAULT_SCALE)
     make.add_argument("--subnet", default="")
     make.add_argument("--no-daemons", action="store_true")
-    verb("down", "remove the lab, in whatever state it is")
+    end = verb("down", "remove the lab, in whatever state it is")
+    end.add_argument("--cache", action="store_true", help="and the appliance that is kept for the next lab")
     look = verb("status", "show the hosts and the engine")
     look.add_argument("--json", action="store_true")
     fault = verb("kill", "inject one fault and return at once")

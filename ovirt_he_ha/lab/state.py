@@ -85,6 +85,22 @@ def exclusive(directory: str) -> Iterator[None]:
         os.close(fd)
 
 
+class DrillRuns(LabError):
+    def __init__(self) -> None:
+        super().__init__("Another drill is running in this lab: wait for its end.")
+
+
+@contextmanager
+def drilling(directory: str) -> Iterator[None]:
+    """One drill at a time. Raises DrillRuns."""
+    with open(Path(directory) / PLAN, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise DrillRuns() from e
+        yield
+
+
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text)

@@ -85,6 +85,13 @@ class Witness:
     def since(self, moment: float) -> List[Dict[str, Any]]:
         return [record for record in self.records if record["at"] >= moment]
 
+    def appeared(self, copy: Copy) -> Optional[float]:
+        """When this copy's process was first seen."""
+        for record in self.records:
+            if record["kind"] == "seen" and Copy(record["host"], record["pid"], record["started"]) == copy:
+                return float(record["at"])
+        return None
+
     def first_run(self, after: float, but: "Tuple[Copy, ...]" = ()) -> Optional[Tuple[Copy, float]]:
         """The first copy, other than those, that ran after the moment, and when that was proven."""
         for record in self.records:

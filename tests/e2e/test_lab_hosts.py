@@ -1,5 +1,6 @@
 """The lab's own parts: hosts, leases, the VM and the observer, without our daemons."""
 
+import json
 import os
 import socket
 import subprocess
@@ -143,6 +144,29 @@ def test_start_move_and_power_loss(joined: Lab, witness: Witness, command: HeLab
 
     command("start-host", "--host", "2")
     join(joined, [2])
+
+
+def test_faults_by_command(joined: Lab, witness: Witness, command: HeLab) -> None:
+    assert witness.wait(lambda world: not world.running, 20)
+    for words in (["vm", "--host", "2"], ["agent", "--host", "2"], ["vm", "--host", "9"]):
+        done = command("kill", *words, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("he-lab: ")
+    in_host(joined, 3, ["virsh", "create", definition_file(joined)])
+    assert witness.wait(lambda world: world.hosts_running() == [3], 20)
+    told = json.loads(command("status", "--json").stdout)
+    assert [host["engine"] for host in told["hosts"]] == [False, False, True]
+    assert told["engine"]["lease_owner"] == 3
+    assert "ENGINE" in command("status").stdout
+    command("kill", "vm", "--host", "3")
+    assert witness.wait(lambda world: not world.running and world.owner == 0, 20)
+    command("kill", "host", "--host", "3")
+    assert command("exec", "--host", "3", "--", "true", check=False).returncode == 1
+    assert command("kill", "host", "--host", "3", check=False).returncode == 1
+    command("start-host", "--host", "3")
+    assert command("exec", "--host", "3", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    assert "sanlock" in command("logs", "--host", "3", "--service", "init").stdout
+    join(joined, [3])
 
 
 def test_suspended_and_resumed_beside_another_is_seen(joined: Lab, witness: Witness) -> None:

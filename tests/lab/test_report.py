@@ -29,6 +29,14 @@ def test_product_seconds_are_not_wall_seconds() -> None:
     assert not report(Limit(15.0, "wall")).passed
 
 
+def test_nothing_is_accelerated_once_the_new_process_is_there() -> None:
+    """Fault at 100, QEMU at 115.5, its first instruction at 116: 15.5 s of ten product seconds each, and half a
+    second."""
+    assert report(Limit(167.0), appeared_at=115.5).measured == pytest.approx(155.5)
+    assert report(Limit(20.0, "wall"), appeared_at=115.5).measured == 16.0
+    assert report(Limit(167.0), appeared_at=115.5, recovered=False, started_at=None).measured == pytest.approx(159.5)
+
+
 @pytest.mark.parametrize(
     "changes", [{"two": True}, {"unleased": 0.2}, {"recovered": False}], ids=["ran twice", "unleased", "not back"]
 )

@@ -79,6 +79,7 @@ def follow_return(stage: Stage, fault_at: float, limit: float, bound: Optional[f
         ended_at=healthy if healthy is not None else time.monotonic(),
         recovered=healthy is not None,
         detected_at=min(moments, default=None),
+        appeared_at=stage.witness.appeared(run[0]) if run else None,
         started_at=started,
         healthy_at=healthy,
         bound=bound,

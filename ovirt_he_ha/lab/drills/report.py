@@ -9,7 +9,8 @@ from ovirt_he_ha.lab.judge import Judgement
 @dataclass(frozen=True)
 class Limit:
     """``seconds`` from the fault to the end state, the guest's own boot not counted. ``clock``: ``product`` where
-    sanlock's and our timers rule, which the lab accelerates; ``wall`` where processes, libvirt and QEMU do."""
+    sanlock's and our timers rule, which the lab accelerates until the new QEMU appears; ``wall`` where processes,
+    libvirt and QEMU do."""
 
     seconds: float
     clock: str = "product"
@@ -18,12 +19,13 @@ class Limit:
 @dataclass
 class Course:
     """How one drill went; moments in wall seconds (monotonic). ``ended_at``: the end state, or when the wait for it
-    was given up."""
+    was given up. ``appeared_at``, ``started_at``: the new copy's process, and its first instruction."""
 
     fault_at: float
     ended_at: float
     recovered: bool
     detected_at: Optional[float] = None
+    appeared_at: Optional[float] = None
     started_at: Optional[float] = None
     healthy_at: Optional[float] = None
     bound: Optional[float] = None
@@ -54,7 +56,12 @@ class Report:
     @property
     def measured(self) -> float:
         """What the limit is held against, on its own clock."""
-        return (self.seconds - self.boot_seconds) * (self.scale if self.limit.clock == "product" else 1.0)
+        wall = self.seconds - self.boot_seconds
+        if self.limit.clock == "wall":
+            return wall
+        course = self.course
+        scaled = wall if course.appeared_at is None else min(wall, course.appeared_at - course.fault_at)
+        return scaled * self.scale + (wall - scaled)
 
     @property
     def within(self) -> bool:
@@ -75,6 +82,7 @@ class Report:
             "detected_seconds": self._after(course.detected_at),
             "started_seconds": self._after(course.started_at),
             "product_seconds": round((self.seconds - self.boot_seconds) * self.scale, 1),
+            "appeared_seconds": self._after(course.appeared_at),
             "time_scale": self.scale,
             "bound": course.bound,
             "limit": self.limit.seconds,
