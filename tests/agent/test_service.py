@@ -106,6 +106,7 @@ def test_a_wrong_time_scale_is_one_line(
     assert "HE_TIME_SCALE" in capsys.readouterr().err
 
 
+@pytest.mark.system_python
 @pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
 def test_s8_without_a_broker_it_keeps_trying_and_a_stop_takes_less_than_five_seconds(tmp_path: Path) -> None:
     agent = compose(write_conf(tmp_path, {}))

@@ -260,6 +260,7 @@ needs_users = pytest.mark.skipif(
 )
 
 
+@pytest.mark.system_python
 @needs_users
 def test_users(house):
     link = house.start()
@@ -272,6 +273,7 @@ def test_users(house):
     assert set(as_user(65534, house.path).values()) == {"broken"}
 
 
+@pytest.mark.system_python
 @needs_users
 def test_the_mode_of_the_socket_keeps_others_out(house):
     house.start()

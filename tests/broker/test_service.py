@@ -105,6 +105,7 @@ def test_a_time_scale_that_does_not_fit(tmp_path):
     assert "HE_TIME_SCALE" in done.stderr
 
 
+@pytest.mark.system_python
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("libvirt", "sanlock")),
     reason="a binding is missing: libvirt or sanlock",
