@@ -4,13 +4,12 @@ Two connections: what may take long (create, migrate) never stands in the way of
 """
 
 import logging
-import threading
 import time
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional, Protocol
+from typing import Any, Callable, List, Optional, Protocol
 
 from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, LeaseId, LeaseOwner, Outcome, Reading
 from ovirt_he_ha.core.seams import Clock, EngineVm
+from ovirt_he_ha.hypervisor.action_run import ActionRun, Here, Refused, find_domain
 from ovirt_he_ha.hypervisor.connection import (
     Connection,
     HypervisorError,
@@ -20,10 +19,10 @@ from ovirt_he_ha.hypervisor.connection import (
     wall_seconds,
 )
 from ovirt_he_ha.hypervisor.cpu_model import HostCpu
-from ovirt_he_ha.hypervisor.definition import CACHES, MARK, DefinitionRefused, check, lease_of, parse_xml
-from ovirt_he_ha.hypervisor.destination import BadDestination, Destination, destination
-from ovirt_he_ha.hypervisor.events import AGENT_CHANNEL, STOP_MARK
-from ovirt_he_ha.hypervisor.process import ProcessTable, StillThere, await_exit, kill_engine
+from ovirt_he_ha.hypervisor.definition import MARK, DefinitionRefused, check, parse_xml
+from ovirt_he_ha.hypervisor.domain_reader import AGENT_CHANNEL, STOP_MARK
+from ovirt_he_ha.hypervisor.migration import Migration, MigrationRoute
+from ovirt_he_ha.hypervisor.process import ProcessTable, StillThere, await_exit, kill, kill_engine
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +32,14 @@ OPERATION_INVALID = 55  # "already active", "no job is active"
 NO_DOMAIN = 42
 LOOK = 5.0  # product s for one short question
 AGENT_ANSWER = 5  # wall s that a guest agent has to answer
-ABORT_AGAIN = 0.5  # wall s
-ABORT_WAIT = 5.0  # product s for a migration to end after its job was aborted
+GHOST = 1.0  # wall s that libvirt has to notice that a process is gone
 MARK_PREFIX = "hastop"
 # qemu opens the images before its lease is taken: the host that won the race for the images holds the lease up to
 # 2 wall s later, and the owner on disk is read every 5 product s. Only then does "no new owner" mean a real failure.
 OWNER_WAIT = 6.0
 OWNER_AGAIN = 0.25  # wall s
+CREATE_FLOOR = 15.0  # wall s for a create at the least: qemu does not start faster on the lab's faster clock
+PENDING_KILL = 2.0  # wall s for the end of a qemu whose create is overdue
 
 OwnerLook = Callable[[], Reading[LeaseOwner]]
 
@@ -51,17 +51,6 @@ class MigrationConf(Protocol):
     def libvirt_uri(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class Here:
-    """The domain as libvirt has it. ``pause_reason`` is VIR_DOMAIN_PAUSED_*."""
-
-    domain: Any
-    active: bool
-    paused: bool
-    pause_reason: int
-    persistent: bool
-
-
 def _no_look() -> Reading[LeaseOwner]:
     return Reading.missing("not-asked")
 
@@ -71,9 +60,7 @@ class LibvirtEngineVm(EngineVm):
     ``owner_live(host_id)``: False when sanlock shows that host DEAD or FREE, None when unknown. Together with
     libvirt's code they tell a lost race from a failure.
 
-    ``shared_directory``: the images lie in a directory that every host mounts as a plain file system; libvirt then
-    needs to be told that moving is safe, and it is, as long as no disk uses the page cache (checked). ``scheme``,
-    ``port``: how peers are reached.
+    ``route``: how peers are reached by a live migration.
     """
 
     def __init__(
@@ -87,9 +74,7 @@ class LibvirtEngineVm(EngineVm):
         host_id: int = 0,
         lease_owner: OwnerLook = _no_look,
         owner_live: Callable[[int], Optional[bool]] = lambda host_id: None,
-        shared_directory: bool = True,
-        scheme: str = "qemu+tcp",
-        port: Optional[int] = None,
+        route: MigrationRoute = MigrationRoute(),  # noqa: B008 - frozen
         table: Optional[ProcessTable] = None,
         owner_wait: float = OWNER_WAIT,
     ) -> None:
@@ -102,9 +87,7 @@ class LibvirtEngineVm(EngineVm):
         self._host_id = host_id
         self._lease_owner = lease_owner
         self._owner_live = owner_live
-        self._shared_directory = shared_directory
-        self._scheme = scheme
-        self._port = port
+        self._migration = Migration(self._short, self._long, self._vmid, lease, clock, route)
         self._table = table if table is not None else ProcessTable()
         self._cpu = HostCpu(connection)
         self._agent_was_asked = -1  # the domain's number: a second request goes to the ACPI button
@@ -125,31 +108,52 @@ class LibvirtEngineVm(EngineVm):
 
         The caller has seen the lease free or its owner DEAD, or else create blocks until the owner is dead.
         """
-        run = _Run(self._clock, Action(ActionKind.START, deadline=deadline))
+        run = ActionRun(self._clock, Action(ActionKind.START, deadline=deadline))
         try:
             check(xml, lease, self._vmid)
             if lease != self._lease:
                 raise DefinitionRefused("foreign-lease", "lease", str(lease), str(self._lease))
+            self._refuse_pending()
             self._refuse_stray()
             if self._make_room(run):
                 return run.report(Outcome.OK, "it runs here already")
             return self._create(xml, run)
-        except (DefinitionRefused, _Refused) as e:
+        except (DefinitionRefused, Refused) as e:
             return run.report(Outcome.REFUSED, str(e))
         except Overdue as e:
             return run.report(Outcome.OVERDUE, str(e))
         except HypervisorError as e:
             return run.report(Outcome.FAILED, str(e))
 
-    def _create(self, xml: str, run: "_Run") -> ActionReport:
+    def _create(self, xml: str, run: ActionRun) -> ActionReport:
         before = self._lease_owner()
         try:
-            self._long.call("create the engine VM", lambda native: native.createXML(xml, 0), run.left())
+            limit = max(run.left(), CREATE_FLOOR * self._clock.scale)
+            self._long.call("create the engine VM", lambda native: native.createXML(xml, 0), limit)
         except LibvirtFault as e:
             return self._refused_create(e, before, run)
+        except Overdue as e:
+            return run.report(Outcome.OVERDUE, f"{e}; {self._end_pending()}")
         return run.report(Outcome.OK, "")
 
-    def _refused_create(self, fault: LibvirtFault, before: Reading[LeaseOwner], run: "_Run") -> ActionReport:
+    def _end_pending(self) -> str:
+        """A create that still waits would run the VM whenever it gets the lease: minutes later, in maintenance, or
+        beside a decision that has changed. Its qemu has run no CPU while the lease is not ours, so it ends here; with
+        our lease it is the VM, and libvirt only did not say so in time."""
+        owner = self._lease_owner().value
+        if owner is not None and owner.host_id == self._host_id:
+            return "the lease is this host's: it is left running"
+        pending = [process for process in self._table.find(self._vmid) if not process.incoming]
+        results = [kill(process, PENDING_KILL, self._table) for process in pending]
+        left = next((result for result in results if isinstance(result, StillThere)), None)
+        return f"process {left.pid} is {left.why}" if left else f"{len(pending)} waiting process(es) ended"
+
+    def _refuse_pending(self) -> None:
+        """An abandoned create or migration may still take effect: no second one beside it."""
+        if self._long.abandoned:
+            raise Refused("pending", "an earlier call to libvirt still hangs, and may yet start or move the VM")
+
+    def _refused_create(self, fault: LibvirtFault, before: Reading[LeaseOwner], run: ActionRun) -> ActionReport:
         if fault.code == RESOURCE_BUSY:
             return run.report(Outcome.LOST_RACE, str(fault))
         if fault.code == OPERATION_INVALID and self._runs():
@@ -188,32 +192,45 @@ class LibvirtEngineVm(EngineVm):
         """A qemu of this VM that libvirt does not know holds what nobody can see: no second one beside it."""
         strays = self._table.find(self._vmid)
         if strays and self._look() is None:
-            raise _Refused(
+            raise Refused(
                 "stray-process",
                 f"process {strays[0].pid} is this VM's, and libvirt does not know it; it must be gone before a start",
             )
 
-    def _make_room(self, run: "_Run") -> bool:
-        """True: it runs here. Otherwise what a previous life left is cleared, or _Refused raised."""
+    def _make_room(self, run: ActionRun) -> bool:
+        """True: it runs here. Otherwise what a previous life left is cleared, or Refused raised."""
         here = self._look()
         if here is None:
             return False
         if here.active and not here.paused:
-            return True
-        if here.active:
+            if not self._is_ghost():
+                return True
+            self._short.call("bury a domain without a process", self._destroy_native, min(run.left(), LOOK))
+            here = self._look()
+        elif here.active:
             self._end_paused(here, run)
             here = self._look()
         if here is not None and here.persistent:
             self._clear_definition(here)
         return False
 
-    def _end_paused(self, here: Here, run: "_Run") -> None:
+    def _is_ghost(self) -> bool:
+        """libvirtd was started a moment ago and still shows a VM as running whose process ended while it was away
+        (20 ms measured)."""
+        end = time.monotonic() + GHOST
+        while self._table.sees_all() and not self._table.find(self._vmid):
+            if not self._runs() or time.monotonic() > end:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _end_paused(self, here: Here, run: ActionRun) -> None:
         libvirt = self._short.libvirt
         if here.pause_reason in (libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP):
-            raise _Refused("busy", "the VM is being started or migrated here at this moment")
+            raise Refused("busy", "the VM is being started or migrated here at this moment")
         result = self._end(min(run.left(), 15.0))
         if isinstance(result, StillThere):
-            raise _Refused("still-paused", f"a paused copy cannot be ended: process {result.pid} is {result.why}")
+            raise Refused("still-paused", f"a paused copy cannot be ended: process {result.pid} is {result.why}")
 
     def _clear_definition(self, here: Here) -> None:
         """A persistent definition can start by itself or from a saved memory image, both without us. Our own is only
@@ -235,14 +252,14 @@ class LibvirtEngineVm(EngineVm):
         objection = self._short.call("examine the definition left here", examine, LOOK)
         if objection:
             code, _, text = objection.partition(": ")
-            raise _Refused(code, text)
+            raise Refused(code, text)
 
     # --- stop -------------------------------------------------------------------------------------------------------
 
     def shutdown(self, deadline: float) -> ActionReport:
         """Ask the guest: its agent first, the ACPI button if the agent does not answer or was asked before. OK:
         asked, or not here. Does not wait for the guest."""
-        run = _Run(self._clock, Action(ActionKind.STOP, deadline=deadline))
+        run = ActionRun(self._clock, Action(ActionKind.STOP, deadline=deadline))
         try:
             how = self._short.call("shut the engine VM down", self._ask_guest, deadline)
         except Overdue as e:
@@ -275,7 +292,7 @@ class LibvirtEngineVm(EngineVm):
     def destroy(self, deadline: float) -> ActionReport:
         """End it now. OK only when no process of it is left on this host, also if there was none. Works without
         libvirt."""
-        run = _Run(self._clock, Action(ActionKind.POWER_OFF, deadline=deadline))
+        run = ActionRun(self._clock, Action(ActionKind.POWER_OFF, deadline=deadline))
         try:
             result = self._end(deadline)
         except OSError as e:
@@ -284,7 +301,7 @@ class LibvirtEngineVm(EngineVm):
             return run.report(Outcome.OVERDUE, f"process {result.pid} is {result.why}")
         return run.report(Outcome.OK, "")
 
-    def _end(self, seconds: float) -> "Optional[StillThere]":
+    def _end(self, seconds: float) -> Optional[StillThere]:
         """libvirt gets half of the time: its other calls freeze while a create waits for a lease, and it waits 10 s
         for a stopped qemu before it kills. Then SIGKILL by pidfd."""
         end = time.monotonic() + wall_seconds(self._clock, seconds)
@@ -310,96 +327,15 @@ class LibvirtEngineVm(EngineVm):
             if e.get_error_code() not in (NO_DOMAIN, OPERATION_INVALID):  # it ended by itself meanwhile
                 raise
 
-    # --- move -----------------------------------------------------------------------------------------------------
+    # --- move ---------------------------------------------------------------------------------------------------------
 
     def migrate(self, action: Action, deadline: float) -> ActionReport:
-        """Move the running VM to ``action.target_address``. On anything but OK the VM goes on here, or is reported
-        not to. Overdue: the job is aborted. Never post-copy: a broken network in its middle would cost the VM."""
-        run = _Run(self._clock, action)
-        try:
-            target = destination(action.target_address, self._scheme, self._port)
-            self._refuse_unsafe_move()
-            self._long.call("migrate the engine VM", lambda native: self._migrate_native(native, target), deadline)
-        except (BadDestination, _Refused, DefinitionRefused) as e:
-            return run.report(Outcome.REFUSED, str(e))
-        except Overdue as e:
-            return self._overdue_move(e, run)
-        except HypervisorError as e:
-            return run.report(Outcome.FAILED, str(e) + self._after_failed_move())
-        return run.report(Outcome.OK, target.libvirt_uri)
-
-    def _refuse_unsafe_move(self) -> None:
-        here = self._look()
-        if here is None or not here.active:
-            raise _Refused("not-here", "the VM does not run on this host")
-        if here.paused:
-            raise _Refused("paused", "the VM is paused: it holds no lease that could be handed over")
-        text = self._short.call("read the running definition", lambda native: here.domain.XMLDesc(0), LOOK)
-        root = parse_xml(text)
-        if lease_of(root) != [self._lease]:
-            raise _Refused("foreign-lease", f"the running VM is not guarded by {self._lease}")
-        for disk in root.findall("devices/disk"):
-            driver = disk.find("driver")
-            cached = driver is None or driver.get("cache") not in CACHES
-            if disk.get("device", "disk") == "disk" and cached:
-                raise _Refused(
-                    "disk-cache", "a disk uses the page cache of this host; its writes could be lost by a move"
-                )
-
-    def _migrate_native(self, native: Native, target: Destination) -> None:
-        libvirt = self._long.libvirt
-        flags = (
-            libvirt.VIR_MIGRATE_LIVE
-            | libvirt.VIR_MIGRATE_PEER2PEER
-            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-            | libvirt.VIR_MIGRATE_AUTO_CONVERGE
-        )
-        if self._shared_directory:
-            flags |= libvirt.VIR_MIGRATE_UNSAFE
-        parameters: Dict[str, str] = {libvirt.VIR_MIGRATE_PARAM_URI: target.migrate_uri}
-        native.lookupByUUIDString(self._vmid).migrateToURI3(target.libvirt_uri, parameters, flags)
-
-    def _overdue_move(self, overdue: Overdue, run: "_Run") -> ActionReport:
-        """A job that waits for a frozen destination ends only when libvirt's own keepalive gives that up, after 30
-        s; until then each abort marks it anew, so that it cannot begin to move the VM after we said that it does
-        not."""
-        watcher = threading.Thread(target=self._abort_until_over, name="abort-migration", daemon=True)
-        watcher.start()
-        watcher.join(wall_seconds(self._clock, ABORT_WAIT))
-        what = "the job still waits for the destination" if watcher.is_alive() else "the job was aborted"
-        return run.report(Outcome.OVERDUE, f"{overdue}; {what}" + self._after_failed_move())
-
-    def _abort_until_over(self) -> None:
-        while self._long.abandoned:
-            self.abort_migration()
-            time.sleep(ABORT_AGAIN)
-
-    def _after_failed_move(self) -> str:
-        try:
-            here = self._look()
-        except HypervisorError:
-            return "; whether the VM runs on here is not known"
-        if here is None or not here.active:
-            return "; the VM is not here any more"
-        return "; the VM is paused here" if here.paused else "; the VM goes on here"
+        """Move the running VM to ``action.target_address``: an address, or a libvirt URI. See ``migration.py``."""
+        return self._migration.migrate(action, deadline)
 
     def abort_migration(self) -> None:
         """Nothing to abort is fine."""
-        try:
-            self._short.call("abort the migration", self._abort_native, LOOK)
-        except HypervisorError as e:
-            log.warning("The migration was not aborted: %s", e)
-
-    def _abort_native(self, native: Native) -> None:
-        here = self._here(native)
-        libvirt = self._short.libvirt
-        if here is None or not here.active:
-            return
-        try:
-            here.domain.abortJob()
-        except libvirt.libvirtError as e:
-            if e.get_error_code() != OPERATION_INVALID:
-                raise
+        self._migration.abort()
 
     # --- looks ----------------------------------------------------------------------------------------------------
 
@@ -407,45 +343,7 @@ class LibvirtEngineVm(EngineVm):
         return self._short.call("look at the engine VM", self._here, LOOK)
 
     def _here(self, native: Native) -> Optional[Here]:
-        libvirt = self._short.libvirt
-        try:
-            domain = native.lookupByUUIDString(self._vmid)
-            state, reason = domain.state()
-            active = bool(domain.isActive())
-            persistent = bool(domain.isPersistent())
-        except libvirt.libvirtError as e:
-            if e.get_error_code() == NO_DOMAIN:
-                return None
-            raise
-        return Here(domain, active, state == libvirt.VIR_DOMAIN_PAUSED, reason, persistent)
-
-
-class _Refused(Exception):
-    msg = "{text} ({code})"
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(code, text)
-        self.code = code
-        self.text = text
-
-    def __str__(self) -> str:
-        return self.msg.format(code=self.code, text=self.text)
-
-
-class _Run:
-    """One action: its beginning, its deadline, its report."""
-
-    def __init__(self, clock: Clock, action: Action) -> None:
-        self._clock = clock
-        self._running = ActionReport(action, clock.monotonic())
-
-    def left(self) -> float:
-        """Product seconds until the deadline, at least a moment."""
-        gone = self._clock.monotonic() - self._running.started_at
-        return max(0.1, self._running.action.deadline - gone)
-
-    def report(self, outcome: Outcome, detail: str) -> ActionReport:
-        return replace(self._running, outcome=outcome, finished_at=self._clock.monotonic(), detail=detail)
+        return find_domain(self._short.libvirt, native, self._vmid)
 
 
 def _agent_connected(domain: Any) -> bool:

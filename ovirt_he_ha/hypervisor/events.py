@@ -8,13 +8,13 @@ libvirt is away.
 import logging
 import queue
 import threading
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from ovirt_he_ha.core.model import EngineFacts, GuestCounters, LeaseId, Reading
 from ovirt_he_ha.core.seams import Clock
 from ovirt_he_ha.hypervisor.connection import Connection, HypervisorError, Native, Overdue, Unreachable
-from ovirt_he_ha.hypervisor.definition import DefinitionRefused, lease_of, parse_xml
-from ovirt_he_ha.hypervisor.engine_life import MIGRATION, PAUSE_REASONS, EngineLife, Look, Run
+from ovirt_he_ha.hypervisor.domain_reader import STOP_MARK, DomainReader
+from ovirt_he_ha.hypervisor.engine_life import MIGRATION, EngineLife, Look, Run
 from ovirt_he_ha.hypervisor.process import EngineProcess, ExitWatch, ProcessTable
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,6 @@ POLL_CLOSE = 1.0  # product s while a migration, a pause or an ending is under w
 POLL_FLOOR = 0.25  # wall s: a look costs libvirtd 1-3 ms
 LOOK_DEADLINE = 5.0  # product s
 STATS_DEADLINE = 2.0  # product s; a qemu that does not answer its monitor blocks this call, once
-STOP_MARK = (
-    "urn:ovirt-he-ha:stop:1"  # in the running domain's metadata: a shutdown was asked for through libvirt on this host
-)
-AGENT_CHANNEL = "org.qemu.guest_agent.0"
 UNREACHABLE = "unreachable"
 OVERDUE = "overdue"
 ERROR = "error"
@@ -52,8 +48,6 @@ SUSPEND_WORDS = {
     7: "postcopy",
     8: "postcopy-failed",
 }
-JOB_MIGRATION_IN = 4
-JOB_MIGRATION_OUT = 5
 
 Apply = Callable[[EngineLife], None]
 
@@ -76,7 +70,6 @@ class EngineWatch:
         poll: float = POLL,
     ) -> None:
         self._vmid = vmid.lower()
-        self._lease = lease
         self._clock = clock
         self._guard_lost = guard_lost if guard_lost is not None else lambda: False
         self._table = table if table is not None else ProcessTable()
@@ -97,6 +90,7 @@ class EngineWatch:
         self._exits = ExitWatch(self._process_exited, self._table)
         self._connection = Connection(uri, clock, self._subscribe, self._closed)
         self._statistics = Connection(uri, clock)
+        self._reader = DomainReader(self._connection.libvirt, self._vmid, lease)
 
     def start(self, on_change: Callable[[], None]) -> None:
         """``on_change()`` is called from the watch's threads after every change; it should only wake somebody."""
@@ -267,95 +261,17 @@ class EngineWatch:
         stat = self._table.stat(copy.process.pid) if copy.process is not None else None
         requests: Optional[int] = None
         try:
-            requests = self._statistics.call("count its disk requests", self._requests_native, STATS_DEADLINE)
+            requests = self._statistics.call("count its disk requests", self._reader.requests, STATS_DEADLINE)
         except HypervisorError as e:
             log.debug("The engine VM's disk counters cannot be read: %s", e)
         counters = GuestCounters(self._clock.monotonic(), None if stat is None else stat.cpu, requests)
         self._apply(lambda life: life.counted(counters))
 
-    def _domain(self, native: Native) -> Any:
-        """None: libvirt has no such domain."""
-        libvirt = self._connection.libvirt
-        try:
-            return native.lookupByUUIDString(self._vmid)
-        except libvirt.libvirtError as e:
-            if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return None
-            raise
-
     def _look_native(self, native: Native) -> Optional[Look]:
-        domain = self._domain(native)
-        if domain is None:
-            return None
-        libvirt = self._connection.libvirt
-        try:
-            state, reason = domain.state()
-            if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_NOSTATE):
-                return Look(Run.OFF)
-            text = domain.XMLDesc(0)
-            job = self._job(domain, state == libvirt.VIR_DOMAIN_PAUSED)
-        except libvirt.libvirtError as e:
-            if e.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:  # it left between two of these calls
-                return None
-            raise
-        outgoing, incoming = job
-        agent, defined, asked = self._read_definition(text)
-        return Look(
-            run=_run(libvirt, state),
-            domain_id=domain.ID(),
-            pause_reason=_pause_reason(libvirt, state, reason),
-            post_copy=state == libvirt.VIR_DOMAIN_RUNNING and reason == libvirt.VIR_DOMAIN_RUNNING_POSTCOPY,
-            outgoing=outgoing,
-            incoming=incoming,
-            agent_connected=agent,
-            lease_defined=defined,
-            stop_requested=asked,
-        )
-
-    def _job(self, domain: Any, paused: bool) -> Tuple[Optional[bool], Optional[bool]]:
-        """(outgoing, incoming). Asked only where it can matter: while a migration runs, this question goes to qemu."""
         with self._lock:
             copy = self._life.copy
-            matters = self._look_at_job or paused or copy is None or copy.outgoing or copy.incoming
-        if not matters:
-            return None, None
-        libvirt = self._connection.libvirt
-        try:
-            job: Dict[str, Any] = domain.jobStats()
-        except libvirt.libvirtError as e:
-            if e.get_error_code() != libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-                raise
-            return False, True  # a migration's statistics are refused on its destination, and only there
-        operation = job.get("operation", 0) if job.get("type", 0) else 0
-        return operation == JOB_MIGRATION_OUT, operation == JOB_MIGRATION_IN
-
-    def _read_definition(self, text: str) -> Tuple[Optional[bool], Optional[bool], bool]:
-        """(guest agent connected, lease as computed, shutdown asked for)."""
-        try:
-            root = parse_xml(text)
-            leases = lease_of(root)
-        except DefinitionRefused as e:
-            log.warning("The running definition of the engine VM: %s", e)
-            return None, False, False
-        states = [
-            target.get("state") == "connected"
-            for target in root.findall("devices/channel/target")
-            if target.get("name") == AGENT_CHANNEL
-        ]
-        defined = None if self._lease is None else leases == [self._lease]
-        return (states[0] if states else None), defined, root.find(f"metadata/{{{STOP_MARK}}}stop") is not None
-
-    def _requests_native(self, native: Native) -> Optional[int]:
-        """Without waiting for another call's job: a qemu that does not answer must not collect waiting threads in
-        libvirtd."""
-        libvirt = self._connection.libvirt
-        domain = self._domain(native)
-        if domain is None:
-            return None
-        rows: List[Tuple[Any, Dict[str, Any]]] = native.domainListGetStats(
-            [domain], libvirt.VIR_DOMAIN_STATS_BLOCK, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        )
-        return _requests(rows[0][1]) if rows else None
+            ask_job = self._look_at_job or copy is None or copy.outgoing or copy.incoming
+        return self._reader.look(native, ask_job)
 
     # --- events (libvirt's thread: record, and leave) -------------------------------------------------------------
 
@@ -435,25 +351,3 @@ class EngineWatch:
 
 def _nothing(value: object) -> None:
     """A statement in a lambda's place."""
-
-
-def _run(libvirt: Any, state: int) -> Run:
-    if state in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_CRASHED):
-        return Run.PAUSED
-    return Run.STOPPING if state == libvirt.VIR_DOMAIN_SHUTDOWN else Run.RUNNING
-
-
-def _pause_reason(libvirt: Any, state: int, reason: int) -> str:
-    if state == libvirt.VIR_DOMAIN_CRASHED:
-        return "crashed"
-    return PAUSE_REASONS.get(reason, "unknown") if state == libvirt.VIR_DOMAIN_PAUSED else ""
-
-
-def _requests(row: Dict[str, Any]) -> Optional[int]:
-    """None when libvirt gave no counters, because qemu was busy or does not answer."""
-    disks = row.get("block.count")
-    if disks is None:
-        return None
-    keys = [f"block.{index}.{kind}.reqs" for index in range(disks) for kind in ("rd", "wr", "fl")]
-    values = [row[key] for key in keys if key in row]
-    return sum(values) if values or disks == 0 else None

@@ -82,6 +82,11 @@ class ProcessTable:
                 found.append(process)
         return found
 
+    def sees_all(self) -> bool:
+        """False where /proc hides other users' processes (mount option hidepid): then an empty :meth:`find` proves
+        nothing."""
+        return bool(_read(self._proc / "1" / "cmdline"))
+
     def stat(self, pid: int) -> Optional[ProcessStat]:
         """None: there is no such process."""
         fields = self._stat_fields(self._proc / str(pid) / "stat")

@@ -247,6 +247,15 @@ def test_foreign_definition_left_here_is_named_and_our_own_is_cleared(pair: Pair
     assert connection.call("persistent", lambda native: native.lookupByUUIDString(VMID).isPersistent(), 5) == 0
 
 
+def test_vm_that_died_while_libvirtd_was_away_is_started_and_not_taken_for_running(pair: Pair) -> None:
+    pair.start(pair.a)
+    pair.a.kill_daemon("libvirtd")
+    os.kill(pair.a.qemu_pids()[0], signal.SIGKILL)
+    pair.a.start_libvirtd()
+    pair.start(pair.a)
+    assert len(pair.a.qemu_pids()) == 1
+
+
 def test_paused_copy_is_ended_and_never_resumed(pair: Pair) -> None:
     pair.start(pair.a)
     connection = Connection(pair.a.uri, CLOCK)
@@ -380,6 +389,9 @@ def test_libvirtd_restart_is_unknown_and_then_the_same_vm(pair: Pair, watching: 
 
 
 def test_crash_while_libvirtd_is_away_is_known(pair: Pair, watching: Callable[..., Watched]) -> None:
+    """Both copies are the first domain of their libvirtd, and have the same number."""
+    pair.a.kill_daemon("libvirtd")
+    pair.a.start_libvirtd()
     watched = watching(pair.a)
     pair.start(pair.a)
     facts = watched.until(up, 5, "up")

@@ -27,9 +27,13 @@ class Processes(ProcessTable):
     def __init__(self, *found):
         super().__init__()
         self.found = list(found)
+        self.all = False
 
     def find(self, vmid):
         return self.found
+
+    def sees_all(self):
+        return self.all
 
 
 @pytest.fixture
@@ -86,6 +90,17 @@ def test_process_that_libvirt_does_not_know_forbids_a_start(engine):
     report = engine(Processes(EngineProcess(2**22 - 1, 1))).start(XML, LEASE, 10)
     assert report.outcome is Outcome.REFUSED
     assert "stray-process" in report.detail
+
+
+def test_domain_without_a_process_is_buried_before_a_start(engine, connection):
+    table = Processes()
+    vm = engine(table)
+    assert vm.start(XML, LEASE, 10).outcome is Outcome.OK
+    first = domain(connection, lambda d: d.ID())
+    table.all = True
+    report = vm.start(XML, LEASE, 10)
+    assert (report.outcome, report.detail) == (Outcome.OK, "")
+    assert domain(connection, lambda d: d.ID()) != first
 
 
 def test_stop_of_an_absent_vm_is_no_failure(engine):

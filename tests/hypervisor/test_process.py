@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import pytest
 
@@ -19,8 +20,9 @@ from ovirt_he_ha.hypervisor.process import (
     kill_engine,
 )
 
-VMID = "deadbeef-2222-3333-4444-555555555555"
-NOBODY = "deadbeef-0000-0000-0000-000000000000"
+# The process table is the machine's: another run of these tests must not see these processes, or kill them.
+VMID = str(uuid.uuid4())
+NOBODY = str(uuid.uuid4())
 
 
 @pytest.fixture
@@ -149,6 +151,11 @@ def test_zombie_with_a_stuck_thread_is_still_found(tmp_path):
 def test_unreadable_table_is_an_error_and_not_an_empty_one(tmp_path):
     with pytest.raises(OSError):
         ProcessTable(str(tmp_path / "none")).find(VMID)
+
+
+def test_hidden_processes_are_known_to_be_hidden(tmp_path):
+    assert ProcessTable().sees_all()
+    assert not ProcessTable(str(tmp_path)).sees_all()
 
 
 def test_other_namespace_is_left_out(qemu):
