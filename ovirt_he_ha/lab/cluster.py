@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,14 @@ class MissingTools(LabError):
         super().__init__("Missing: " + ", ".join(f"{tool} (package {TOOLS[tool]})" for tool in missing) + ".")
 
 
+class ClosedEnvironment(LabError):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} is closed to other users, and the lab's daemons run as one: `chmod -R o+rX {path}`, or make the "
+            "virtual environment again with umask 022."
+        )
+
+
 class NotReady(LabError):
     def __init__(self, what: str, waited: float, log_file: Path) -> None:
         super().__init__(f"{what} did not come within {waited:.0f} s: see {log_file}, then `he-lab down`.")
@@ -60,6 +69,16 @@ def check_machine() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
     if missing:
         raise MissingTools(missing)
+
+
+def check_environment(venv: str) -> None:
+    """The hosts get the virtual environment under another path, so only what is inside it must be open to everybody.
+    Raises ClosedEnvironment."""
+    if not venv:
+        return
+    for path in (venv, f"{venv}/bin", sysconfig.get_paths(vars={"base": venv, "platbase": venv})["purelib"]):
+        if os.stat(path).st_mode & 0o005 != 0o005:
+            raise ClosedEnvironment(path)
 
 
 def check_directory(directory: str) -> None:
@@ -77,6 +96,7 @@ def check_directory(directory: str) -> None:
 def up(lab: Lab, say: Say) -> None:
     """Make the lab and start its hosts. Raises LabError; then ``down`` clears what is left."""
     check_machine()
+    check_environment(lab.venv)
     check_directory(lab.directory)
     os.makedirs(lab.directory, mode=0o755, exist_ok=True)
     with state.exclusive(lab.directory):

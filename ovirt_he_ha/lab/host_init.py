@@ -31,7 +31,11 @@ OWN_DIRECTORIES = {
     "cache": "/var/cache/libvirt",
     "etc": "/etc/libvirt",
 }
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "net/tun")
+# By number: a node of a module that is not loaded yet need not be there, and opening ours loads it.
+DEVICES = {
+    **{"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)},
+    **{"tty": (5, 0), "net/tun": (10, 200)},
+}
 LINKS = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
 
@@ -58,6 +62,9 @@ def mount_own(host: LabHost) -> None:
     fill_etc(host)
     for name, target in OWN_DIRECTORIES.items():
         bind(host.directory / name, Path(target))
+    boot_id = host.directory / "boot_id"  # budgets that outlive a daemon, but not a boot, are told apart by it
+    boot_id.write_text(f"{uuid.uuid4()}\n")
+    bind(boot_id, Path("/proc/sys/kernel/random/boot_id"))
     for name in ("group", "passwd", "hosts"):
         bind(host.lab.etc / name, Path("/etc") / name)
     own_devices(host.directory / "dev")
@@ -83,10 +90,10 @@ def own_devices(made: Path) -> None:
     host has the same pids."""
     made.mkdir(exist_ok=True)
     network.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(made)])
-    for name in DEVICES:
+    for name, (major, minor) in DEVICES.items():
         node = made / name
         node.parent.mkdir(exist_ok=True)
-        os.mknod(node, stat.S_IFCHR, os.stat(Path("/dev") / name).st_rdev)
+        os.mknod(node, stat.S_IFCHR, os.makedev(major, minor))
         node.chmod(0o666)
     for name, kind, options in (
         ("pts", "devpts", "newinstance,ptmxmode=0666,mode=0620"),

@@ -187,11 +187,15 @@ VERBS: Dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: Optional[List[str]] = None) -> int:
     arguments = parser().parse_args(argv)
+    os.umask(0o022)  # another user's daemons read what we write, whatever the operator's own files are like
     logging.basicConfig(level=logging.WARNING, format="he-lab: %(message)s")
     try:
         return VERBS[arguments.verb](arguments)
     except LabError as e:
         say(str(e))
+        return 1
+    except OSError as e:
+        say(f"{e}. If the lab was removed or crashed meanwhile, that is why; `he-lab down` clears what is left")
         return 1
     except KeyboardInterrupt:
         say("interrupted; `he-lab down` removes what is there")

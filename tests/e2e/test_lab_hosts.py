@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
@@ -55,6 +56,22 @@ def definition_file(lab: Lab) -> str:
     return str(path)
 
 
+def half_made(directory: str) -> None:
+    """`up` is killed at any moment: `down` still finds all of it."""
+    for moment in (0.1, 0.2, 0.3, 0.4, 0.6):
+        words = [sys.executable, "-m", "ovirt_he_ha.lab.main", "up", "--no-daemons", "--hosts", "2", "--dir", directory]
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as making:
+            time.sleep(moment)  # the point is the moment, not an event
+            making.kill()
+        subprocess.run([*words[:3], "down", "--dir", directory], check=True, capture_output=True)
+        assert not os.path.exists(directory)
+        # The first process waits for a word of the one that made it: end of file, and it is gone within an instant.
+        end = time.monotonic() + 5
+        while any(directory in process.command_line(pid) for pid in process.pids()):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
 @pytest.fixture
 def witness(bare_lab: Lab) -> Witness:
     return Witness(bare_lab.observations)
@@ -82,6 +99,10 @@ def test_a_host_is_a_host_of_its_own(bare_lab: Lab) -> None:
             "ovirtmgmt",
         }
     assert socket.gethostname() == name
+    boots = {
+        in_host(bare_lab, host_id, ["cat", "/proc/sys/kernel/random/boot_id"]).stdout for host_id in bare_lab.host_ids
+    }
+    assert len(boots | {Path("/proc/sys/kernel/random/boot_id").read_text()}) == 4
 
 
 def test_the_daemons_user_reaches_libvirt_and_sanlock(bare_lab: Lab) -> None:
@@ -222,4 +243,6 @@ def test_nothing_is_left(bare_lab: Lab, command: HeLab) -> None:
     assert not os.path.exists(bare_lab.directory)
     assert traces() == before
     command("down")
+    half_made(bare_lab.directory)
+    assert traces() == before
     command("up", "--no-daemons", "--hosts", "1")  # for the fixture to take down

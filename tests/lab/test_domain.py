@@ -39,4 +39,4 @@ def test_each_hosts_files(lab: Lab) -> None:
 def test_the_archive_has_room_for_it(lab: Lab) -> None:
     members = parse_archive(build_archive(domain.archive_members(lab)))
     assert set(members) == set(MEMBERS)
-    assert members["vm.conf"].decode() == vm_conf(lab)
+    assert members["vm.conf"] == vm_conf(lab).encode()

@@ -1,12 +1,13 @@
 """The plan: what is written is what is read, and a directory that cannot work is refused before anything is made."""
 
 import json
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from ovirt_he_ha.lab import process, state
-from ovirt_he_ha.lab.cluster import check_directory, down
+from ovirt_he_ha.lab.cluster import ClosedEnvironment, check_directory, check_environment, down
 from ovirt_he_ha.lab.layout import Lab, NoLab, NoSuchHost, UnfitDirectory, directory_from
 
 
@@ -105,6 +106,18 @@ def test_a_directory_closed_to_the_daemons(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     with pytest.raises(UnfitDirectory, match="closed"):
         check_directory(str(closed / "lab"))
+
+
+def test_an_environment_closed_to_the_daemons(tmp_path: Path) -> None:
+    packages = Path(sysconfig.get_paths(vars={"base": str(tmp_path), "platbase": str(tmp_path)})["purelib"])
+    packages.mkdir(parents=True, mode=0o755)
+    (tmp_path / "bin").mkdir(mode=0o755)
+    tmp_path.chmod(0o755)
+    check_environment("")
+    check_environment(str(tmp_path))
+    packages.chmod(0o700)
+    with pytest.raises(ClosedEnvironment, match="chmod"):
+        check_environment(str(tmp_path))
 
 
 @pytest.mark.skipif("os.geteuid() != 0", reason="he-lab runs as root")
