@@ -1,14 +1,20 @@
 """The actions against libvirt's test driver: what does not need a real qemu or lease."""
 
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("libvirt", reason="missing on this machine: python3-libvirt")
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import Action, ActionKind, LeaseId, LeaseOwner, Outcome, Reading
+from ovirt_he_ha.hypervisor import engine_vm
 from ovirt_he_ha.hypervisor.connection import Connection, LibvirtFault
+from ovirt_he_ha.hypervisor.definition import MARK
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
-from ovirt_he_ha.hypervisor.process import EngineProcess, ProcessTable, StillThere
+from ovirt_he_ha.hypervisor.process import EngineProcess, Gone, ProcessTable, StillThere
 
 VMID = "11111111-2222-3333-4444-555555555555"
 LEASE = LeaseId("sd", "vol", "/d/sd/images/img/vol.lease")
@@ -201,3 +207,125 @@ def test_unreachable_libvirt(connection):
     assert vm.migrate(Action(ActionKind.MIGRATE, 2, "b", 5), 5).outcome is Outcome.FAILED
     assert vm.cpu_model() == ""
     vm.abort_migration()
+
+
+# --- a create that is overdue -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pending(engine, monkeypatch):
+    """A create that hangs until the test ends; ``killed`` lists the processes that were killed meanwhile."""
+    release = threading.Event()
+
+    def make(owned_by, *processes):
+        vm = engine(Processes(), lease_owner=owner(owned_by))
+        vm.killed = []
+        began = threading.Event()
+
+        def hang(native):
+            vm._table.found = list(processes)
+            began.set()
+            release.wait(30)
+
+        def kill(process, seconds, table):
+            vm.killed.append(process.pid)
+            return Gone()
+
+        def call(what, function, seconds):
+            return real(what, hang if what.startswith("create") else function, 0.2)
+
+        real = vm._long.call
+        monkeypatch.setattr(vm._long, "call", call)
+        monkeypatch.setattr("ovirt_he_ha.hypervisor.engine_vm.kill", kill)
+        vm.report = vm.start(XML, LEASE, 10)
+        assert began.is_set()
+        return vm
+
+    yield make
+    release.set()
+
+
+QEMU = EngineProcess(2**22 - 1, 1)
+
+
+@pytest.mark.parametrize("owned_by", [(0,), (2, 5), None])
+def test_s4_a_create_that_is_overdue_without_the_lease_does_not_start_the_vm_later(pending, owned_by):
+    vm = pending(owned_by, QEMU)
+    assert vm.report.outcome is Outcome.OVERDUE
+    assert vm.killed == [QEMU.pid]
+
+
+def test_s10_a_create_that_is_overdue_with_our_lease_is_the_vm_and_lives(pending):
+    vm = pending((1, 5), QEMU)
+    assert vm.report.outcome is Outcome.OVERDUE
+    assert vm.killed == []
+
+
+def test_s10_a_vm_that_arrives_by_migration_is_not_taken_for_the_overdue_create(pending):
+    assert pending((0,), EngineProcess(QEMU.pid, 1, incoming=True)).killed == []
+
+
+def test_s1_no_second_create_beside_one_that_hangs(pending):
+    vm = pending((0,))
+    report = vm.start(XML, LEASE, 10)
+    assert (report.outcome, "(pending)" in report.detail) == (Outcome.REFUSED, True)
+
+
+# --- what was left on this host ---------------------------------------------------------------------------------------
+
+MARKED = XML.replace("<memory", f"<metadata><ha:engine xmlns:ha='{MARK}'/></metadata><memory")
+
+
+@pytest.mark.parametrize(
+    ("xml", "prepare", "code"),
+    [
+        (MARKED, lambda d: d.setAutostart(1), "autostart"),
+        (MARKED, lambda d: (d.create(), d.managedSave(0)), "managed-save"),
+        (XML, lambda d: None, "persistent"),
+    ],
+)
+def test_s1_a_definition_that_starts_by_itself_or_is_not_ours_forbids_a_start(engine, connection, xml, prepare, code):
+    connection.call("define", lambda native: prepare(native.defineXML(xml)) and None, 5)
+    report = engine().start(XML, LEASE, 10)
+    assert (report.outcome, f"({code})" in report.detail) == (Outcome.REFUSED, True)
+    assert domain(connection, lambda d: d.isPersistent()) == 1
+    connection.call("tidy", lambda native: native.lookupByUUIDString(VMID).undefineFlags(3), 5)
+
+
+def test_s1_our_own_definition_makes_room(engine, connection):
+    connection.call("define", lambda native: native.defineXML(MARKED) and None, 5)
+    assert engine().start(XML, LEASE, 10).outcome is Outcome.OK
+    assert domain(connection, lambda d: d.isPersistent()) == 0
+
+
+def test_s1_it_is_started_with_its_cpus_running(engine, connection):
+    engine().start(XML, LEASE, 10)
+    assert domain(connection, lambda d: d.state()[0]) == 1
+
+
+def test_s2_a_paused_copy_does_not_count_as_running(engine, connection):
+    vm = engine()
+    vm.start(XML, LEASE, 10)
+    domain(connection, lambda d: d.suspend())
+    before = domain(connection, lambda d: d.ID())
+    assert vm.start(XML, LEASE, 10).outcome is Outcome.OK
+    assert domain(connection, lambda d: (d.state()[0], d.ID() != before)) == (1, True)
+
+
+def test_s2_nothing_of_ours_can_resume_a_vm():
+    package = Path(engine_vm.__file__).parent.parent
+    sources = [path.read_text() for path in package.rglob("*.py") if "lab" not in path.relative_to(package).parts]
+    assert not [text for text in sources if ".resume(" in text or "VIR_DOMAIN_START_PAUSED" in text]
+
+
+def test_s4_what_may_take_long_never_stands_in_the_way_of_a_destroy(engine):
+    vm = engine()
+    release = threading.Event()
+    hung = threading.Thread(target=lambda: vm._long.call("hang", lambda native: release.wait(30), 30))
+    hung.start()
+    begun = time.monotonic()
+    assert vm.destroy(4).outcome is Outcome.OK
+    assert vm._look() is None
+    assert time.monotonic() - begun < 1.5
+    release.set()
+    hung.join(10)
