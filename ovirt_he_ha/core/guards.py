@@ -12,6 +12,9 @@ Step = Tuple[State, bool]
 
 # --- fencing: not an action, so also in global maintenance --------------------------------------------------------
 
+# A migration does not pause the VM for these: the lease is gone, and the copy may be needed elsewhere at once.
+_NOT_FOR_A_MOVE = ("ioerror", "watchdog", "crashed")
+
 
 def paused_for(facts: EngineFacts) -> Optional[float]:
     """Seconds that the VM here has been paused; None when it is not."""
@@ -44,9 +47,17 @@ def _tolerated(sit: Situation, d: Draft, facts: EngineFacts) -> float:
     """Seconds that this pause may last. 0 would still tolerate a pause of 0 s, so "not at all" is below that."""
     if facts.incoming or facts.pause_reason == "starting-up":
         return float("inf")  # qemu waits for its lease or for the memory: no CPU has run yet
-    if sit.is_running(ActionKind.MIGRATE) or d.note(notes.MOVED) is not None:
+    if _is_being_moved(sit, d) and facts.pause_reason not in _NOT_FOR_A_MOVE:
         return sit.timers.own_migration_pause
     return sit.timers.paused_kill if facts.outgoing or facts.pause_reason == "migration" else -1.0
+
+
+def _is_being_moved(sit: Situation, d: Draft) -> bool:
+    """By us, at this moment: a migration that came to its end long ago excuses nothing."""
+    moved = d.note(notes.MOVED)
+    return sit.is_running(ActionKind.MIGRATE) or (
+        moved is not None and sit.now <= moved + sit.timers.own_migration_pause
+    )
 
 
 def _say_kill(sit: Situation, d: Draft) -> None:

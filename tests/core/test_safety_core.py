@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ovirt_he_ha.core import notes
 from ovirt_he_ha.core.model import (
     ActionKind,
     EngineFacts,
@@ -162,6 +163,22 @@ def test_s2_exceptions_and_their_end(name, facts, own, limit):
     if limit < 10_000:
         world.vm(PAUSED, paused_for=limit + 0.1)
         assert world.step(0.1).fence is not None
+
+
+def test_s2_a_migration_of_ours_excuses_no_pause_that_it_does_not_make():
+    """A disk error while it runs: the lease is gone, and whoever takes it must not wait for half a minute."""
+    world = World(state=S.ENGINE_UP).runs(paused_for=6.0, pause_reason="ioerror", outgoing=True).vm(PAUSED)
+    world.report = ActionReport(Action(ActionKind.MIGRATE, 2, "x", 100.0), world.now)
+    world.carry(migration=world.report.action, migration_started_at=world.now)
+    assert world.step().fence is not None
+
+
+def test_s2_a_migration_of_ours_that_is_long_over_excuses_nothing():
+    world = World(state=S.ENGINE_UP).runs(paused_for=0.5, pause_reason="user").vm(PAUSED)
+    world.carry(notes={notes.MOVED: world.now - 31})
+    assert world.step().fence is not None
+    world.carry(notes={notes.MOVED: world.now - 10})
+    assert world.step().fence is None
 
 
 def test_s2_the_agent_wakes_when_the_tolerance_ends():
