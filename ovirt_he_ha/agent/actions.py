@@ -47,6 +47,7 @@ class ActionWorker:
         self._on_done = on_done
         self._lock = threading.Lock()
         self._report: Optional[ActionReport] = None
+        self._aborting: Optional[threading.Thread] = None
         self._run: Dict[ActionKind, Callable[[Action], ActionReport]] = {
             ActionKind.START: self._start,
             ActionKind.STOP: lambda a: self._vm.shutdown(self._limit(a)),
@@ -77,7 +78,12 @@ class ActionWorker:
         return True
 
     def abort_migration(self) -> None:
-        self._vm.abort_migration()
+        """Returns at once: libvirt may need seconds for it. One at a time; a second order is part of the first."""
+        with self._lock:
+            if self._aborting is not None and self._aborting.is_alive():
+                return
+            self._aborting = threading.Thread(target=self._vm.abort_migration, name="abort", daemon=True)
+            self._aborting.start()
 
     def _work(self, report: ActionReport) -> None:
         try:

@@ -161,5 +161,5 @@ def global_flag(facts: BrokerSnapshot) -> Reading[bool]:
         return Reading.missing("overdue", facts.slots_age)
     data = facts.slots.get(GLOBAL_SLOT)
     if data is None:
-        return Reading.of(False, facts.slots_age)
+        return Reading.missing("not-read", facts.slots_age)  # every read of the volume covers it, also when it is blank
     return slot.decode_global(data)

@@ -17,6 +17,7 @@ from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import DefinitionSource
 from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.late_answer import LateAnswer
 from ovirt_he_ha.agent.publish import Publisher
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
@@ -74,6 +75,7 @@ class Agent:
         self._connection = Connection(agent_conf.libvirt_uri, clock)
         self._identity = Identity(conf.host_id, socket.gethostname(), boot_id, lease, agent_conf, __version__)
         self._vm = self._engine_vm(agent_conf, lease)
+        self._cpu_model = LateAnswer(self._vm.cpu_model)
         self._actions = ActionWorker(self._vm, clock, self._definition.definition, self._objection, self._wake.set)
         self._fencer = Fencer(self._kill_engine, clock, self._wake.set)
         self._cycle = Cycle(
@@ -153,6 +155,8 @@ class Agent:
         return EXIT_OK
 
     def _objection(self) -> str:
+        if self._stopping.is_set():
+            return "agent-stopped"  # what it started now, nobody here would watch
         try:
             return self._cycle.objection_to_start(self._collector(self._side_link).collect)
         except BrokerError as e:
@@ -166,7 +170,7 @@ class Agent:
             definition=lambda: self._definition.current,
             report=self._actions.report,
             fencing=lambda: self._fencer.state,
-            cpu_model=self._vm.cpu_model,
+            cpu_model=self._cpu_model,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
 

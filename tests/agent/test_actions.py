@@ -18,6 +18,8 @@ class Vm:
         self.gate = threading.Event()
         self.gate.set()
         self.error = ""
+        self.aborting = threading.Event()
+        self.abort_gate = threading.Event()
 
     def _done(self, name: str) -> ActionReport:
         self.calls.append(name)
@@ -40,6 +42,8 @@ class Vm:
 
     def abort_migration(self) -> None:
         self.calls.append("abort")
+        self.aborting.set()
+        assert self.abort_gate.wait(10)
 
 
 class Bench:
@@ -133,6 +137,16 @@ def test_abort_does_not_wait_for_the_running_migration() -> None:
     bench.vm.gate.clear()
     bench.worker.order(Action(ActionKind.MIGRATE))
     bench.worker.abort_migration()
-    assert "abort" in bench.vm.calls
+    assert bench.vm.aborting.wait(10)
+    bench.vm.abort_gate.set()
     bench.vm.gate.set()
     assert bench.done.wait(10)
+
+
+def test_s4_an_abort_that_hangs_in_libvirt_is_not_waited_for_and_not_repeated() -> None:
+    bench = Bench()
+    bench.worker.abort_migration()
+    assert bench.vm.aborting.wait(10)
+    bench.worker.abort_migration()
+    assert bench.vm.calls == ["abort"]
+    bench.vm.abort_gate.set()

@@ -81,7 +81,11 @@ def test_s5_a_flag_that_was_not_read_lately_is_unknown(age: Optional[float]) -> 
 
 
 def test_a_global_slot_that_was_never_written_is_no_maintenance() -> None:
-    assert global_flag(BrokerSnapshot(slots_age=1.0)).value is False
+    assert global_flag(BrokerSnapshot(slots_age=1.0, slots={0: bytes(4096)})).value is False
+
+
+def test_s5_a_global_slot_that_the_broker_does_not_show_is_unknown() -> None:
+    assert not global_flag(BrokerSnapshot(slots_age=1.0)).known
 
 
 def test_s5_a_broken_global_slot_is_unknown() -> None:

@@ -10,6 +10,7 @@ from typing import Dict, Iterator, Optional
 
 import pytest
 
+from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, compose, main
 from ovirt_he_ha.config.paths import HostPaths
 
@@ -120,3 +121,12 @@ def test_s8_without_a_broker_it_keeps_trying_and_a_stop_takes_less_than_five_sec
     assert time.monotonic() - begun < 5
     # The final record could not be written: that is no success.
     assert status == [EXIT_INIT]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+def test_s8_an_agent_that_stops_begins_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = compose(write_conf(tmp_path, {}))
+    monkeypatch.setattr(Cycle, "objection_to_start", lambda *_: "")
+    assert agent._objection() == ""
+    agent.stop()
+    assert agent._objection() == "agent-stopped"
