@@ -274,6 +274,9 @@ class Whiteboard:
             self._io_lock.release()
         if found != block:
             raise StorageError("not-stored", f"slot {host_id}", detail="another host wrote it")
+        if host_id == GLOBAL_SLOT and offset in io.late_writes():
+            # Our own slot is written again within seconds; a flag that is undone would stay so.
+            raise StorageOverdue("late-write", "slot 0")
         return changed
 
     def _written(self, host_id: int, block: bytes, found: bytes) -> bool:

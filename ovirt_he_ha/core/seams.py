@@ -4,7 +4,7 @@ Each docstring sorts the methods by what may go wrong: *exclusive* (two hosts mu
 (must return by the deadline, whatever hangs), *may fail* (raises; the caller treats it as unknown).
 """
 
-from typing import Callable, Mapping, Optional, Protocol, Sequence
+from typing import Callable, Mapping, Optional, Protocol, Sequence, Tuple
 
 from ovirt_he_ha.core.model import Action, ActionReport, EngineFacts, LeaseFacts, LeaseId, Monitors, Reading
 
@@ -27,6 +27,10 @@ class BlockIO(Protocol):
     def read(self, offset: int, length: int, deadline: float) -> bytes: ...
 
     def write(self, offset: int, data: bytes, deadline: float) -> None: ...
+
+    def late_writes(self) -> Tuple[int, ...]:
+        """Offsets at which a write that was given up may still reach the volume."""
+        ...
 
     def close(self, deadline: float) -> None: ...
 

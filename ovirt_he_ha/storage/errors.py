@@ -22,6 +22,10 @@ STORAGE_CODES: Dict[str, Tuple[str, str]] = {
     "request": ("offset or length is not a multiple of 4096", "this is a defect of ours: please report it"),
     "worker-died": ("the I/O process ended by itself", "nothing: the next access starts another; see the kernel log"),
     "overdue": ("no answer in time", "check the path to the storage; the I/O process was replaced"),
+    "late-write": (
+        "it is written, but an earlier write that was given up may still arrive and undo it",
+        "restore the path to the storage, then write it again",
+    ),
     "stuck": (
         "two I/O processes hang in the kernel and cannot be killed",
         "restore the path to the storage; only then they end, otherwise the host must be restarted",

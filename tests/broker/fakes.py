@@ -33,6 +33,7 @@ class MemoryVolume:
         self.lying = False
         self.before_read = lambda offset: None
         self.closed = False
+        self.late = ()
         self._lock = threading.Lock()
 
     def open(self):
@@ -54,6 +55,9 @@ class MemoryVolume:
             self._transfer("write", offset, len(data))
             if not self.lying:
                 self.data[offset : offset + len(data)] = data
+
+    def late_writes(self):
+        return self.late
 
     def _transfer(self, kind, offset, length):
         assert offset % 4096 == 0

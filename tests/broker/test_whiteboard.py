@@ -8,7 +8,7 @@ from ovirt_he_ha.broker.whiteboard import CHUNK, Whiteboard, runs
 from ovirt_he_ha.core.model import EngineStatus, Health, Record, Vm
 from ovirt_he_ha.core.slot import encode
 from ovirt_he_ha.core.timers import Timers
-from ovirt_he_ha.storage.errors import StorageError
+from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 from tests.broker.fakes import ManualClock, MemoryVolume, missing
 
 TIMERS = Timers()
@@ -413,3 +413,15 @@ def test_close_lets_go_of_the_volume(made):
     made.tick()
     made.board.close(1.0)
     assert made.volume.closed
+
+
+def test_d11_a_global_flag_that_a_write_in_the_kernel_may_still_undo_is_not_acknowledged(made):
+    made.tick()
+    made.volume.late = (0,)
+    with pytest.raises(StorageOverdue) as error:
+        made.board.write(0, b"maintenance=1")
+    assert error.value.code == "late-write"
+    made.board.write(1, record(1))
+    made.volume.late = (4096,)
+    made.board.write(0, b"maintenance=1")
+    made.board.write(1, record(1, timestamp=101))
