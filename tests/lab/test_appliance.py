@@ -1,5 +1,12 @@
 """The initial file system is a cpio archive that the kernel, and cpio, can read."""
 
+import gzip
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ovirt_he_ha.lab import appliance
 from ovirt_he_ha.lab.appliance import Archive, initial_files
 
 
@@ -39,3 +46,60 @@ def test_modules_keep_their_order_and_init_can_run() -> None:
     for name in found:
         parent = name.rpartition("/")[0]
         assert not parent or parent in found
+
+
+KERNEL = "linux-image-6.1.0-1-cloud-amd64"
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> List[str]:
+    """Stand-ins for the two packages; the list tells which were downloaded."""
+    downloaded: List[str] = []
+
+    def download(work: Path) -> str:
+        downloaded.append(KERNEL)
+        return KERNEL
+
+    def unpack(work: Path, package: str) -> Path:
+        root = work / package
+        modules = root / "lib" / "modules" / "6.1.0-1-cloud-amd64" / "kernel"
+        for directory in (modules, root / "boot", root / "bin"):
+            directory.mkdir(parents=True)
+        (root / "boot" / "vmlinuz-6.1.0-1-cloud-amd64").write_bytes(b"kernel")
+        (root / "bin" / "busybox").write_bytes(b"busybox")
+        for name in ("virtio", "virtio_ring", "evdev"):
+            (modules / f"{name}.ko").write_bytes(name.encode())
+        return root
+
+    monkeypatch.setattr(appliance, "_download", download)
+    monkeypatch.setattr(appliance, "_unpack", unpack)
+    return downloaded
+
+
+def test_built_once_then_from_the_cache(tmp_path: Path, packages: List[str]) -> None:
+    for target in ("one", "two"):
+        appliance.provide(tmp_path / target, tmp_path / "cache")
+    assert packages == [KERNEL]
+    assert (tmp_path / "two" / "vmlinuz").read_bytes() == b"kernel"
+    found = entries(gzip.decompress((tmp_path / "two" / "initrd").read_bytes()))
+    assert [found[f"lib/mod/{n:02d}.ko"][1] for n in range(3)] == [b"virtio_ring", b"virtio", b"evdev"]
+    assert [path.name[:9] for path in (tmp_path / "cache").iterdir()] == ["appliance"]
+
+
+def test_another_recipe_is_built_anew(tmp_path: Path, packages: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    appliance.provide(tmp_path / "one", tmp_path / "cache")
+    monkeypatch.setattr(appliance, "INIT", appliance.INIT + "# changed\n")
+    appliance.provide(tmp_path / "two", tmp_path / "cache")
+    assert len(packages) == 2
+
+
+def test_no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appliance, "run", lambda _argv: "linux-image-cloud-amd64\n")
+    with pytest.raises(appliance.NoPackages, match="apt-get update"):
+        appliance.provide(tmp_path / "one", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("appliance*"))
+
+
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert appliance.cache_directory() == Path("/somewhere/he-lab")
