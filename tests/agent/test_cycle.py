@@ -82,6 +82,16 @@ def test_s8_a_stopping_agent_orders_nothing() -> None:
     assert parts.ordered() == []
 
 
+def test_s8_a_stopping_agent_orders_nothing_whatever_was_decided() -> None:
+    world = World()
+    parts = Parts(world)
+    collect = parts.collect
+    parts.collect = lambda carried, stopping=False: collect(carried)  # type: ignore[method-assign]
+    decision = parts.cycle.run_one_cycle(stopping=True)
+    assert decision.action is not None and decision.action.kind is ActionKind.START
+    assert parts.ordered() == []
+
+
 def test_a_migration_past_its_deadline_is_aborted() -> None:
     world = World(state=State.ENGINE_UP).runs()
     parts = Parts(world)

@@ -156,6 +156,7 @@ def test_a_wrong_number_of_arguments_is_a_fault(bench, method):
         ("put_stats", (2001, b"")),
         ("put_stats", (1, "text")),
         ("put_stats", (1, bytes(4097))),
+        ("put_stats", (1, record(1) + b"\0")),
         ("put_stats", (1, b"1|1|5|")),
         ("put_stats", (1, record(2))),
         ("put_stats", (1, b"\xff" * 512)),

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from ovirt_he_ha.core import notes
+from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.model import (
     ActionKind,
     EngineFacts,
     EngineStatus,
     Exit,
+    Fence,
     Health,
     HostLease,
     Invalid,
@@ -21,6 +23,7 @@ from ovirt_he_ha.core.model import (
     State,
     Vm,
 )
+from ovirt_he_ha.core.situation import look
 from tests.core.world import (
     DOWN,
     OTHER_LEASE,
@@ -510,3 +513,71 @@ def test_no_second_action_beside_any_other(busy):
     assert with_busy(leaving).action is None
     lone = World(state=S.ENGINE_FORCE_STOP).runs().carry(stop_asked_at=0.0, stop_purpose="hung")
     assert with_busy(lone).action is None
+
+
+# --- the one door that every action goes through ---------------------------------------------------------------------
+
+
+def in_global_maintenance(world, d):
+    world.global_maintenance = Reading.of(True)
+
+
+def in_unknown_maintenance(world, d):
+    world.global_maintenance = Reading.missing("overdue")
+
+
+def with_an_unknown_vm(world, d):
+    world.engine = Reading.missing("hypervisor")
+
+
+def with_a_kill_under_way(world, d):
+    world.more = {"fencing": "killing"}
+
+
+def with_a_stuck_kill(world, d):
+    world.more = {"fencing": "stuck"}
+
+
+def while_stopping(world, d):
+    world.more = {"stopping": True}
+
+
+def with_an_action_under_way(world, d):
+    world.report = ActionReport(Action(ActionKind.STOP), world.now)
+
+
+FORBIDDING = (
+    in_global_maintenance,
+    in_unknown_maintenance,
+    with_an_unknown_vm,
+    with_a_kill_under_way,
+    with_a_stuck_kill,
+    while_stopping,
+    with_an_action_under_way,
+)
+
+
+@pytest.mark.parametrize("ordered", list(ActionKind))
+@pytest.mark.parametrize("fact", FORBIDDING)
+def test_s2_s5_s8_s9_each_fact_alone_shuts_the_door_for_every_action(fact, ordered):
+    world = World()
+    assert Draft(look(world.snapshot(), T)).act(Action(ordered))
+    fact(world, None)
+    assert not Draft(look(world.snapshot(), T)).act(Action(ordered))
+
+
+@pytest.mark.parametrize("ordered", list(ActionKind))
+def test_s2_a_decided_kill_and_a_decided_action_shut_the_door_too(ordered):
+    draft = Draft(look(World().snapshot(), T))
+    draft.fence = Fence("paused", 5.0)
+    assert not draft.act(Action(ordered))
+    draft.fence = None
+    assert draft.act(Action(ordered))
+    assert not draft.act(Action(ordered))
+
+
+def test_s2_a_pause_that_is_tolerated_is_neither_moved_nor_stopped():
+    world = World(state=S.ENGINE_UP).runs(Health.BAD, bad_for=1000.0, paused_for=1.0, pause_reason="migration")
+    world.vm(PAUSED).local()
+    decision = world.look()
+    assert (decision.fence, decision.action) == (None, None)

@@ -72,6 +72,19 @@ def test_no_third_thread(clock, hanging):
     assert len(connection.threads()) == 2
 
 
+def test_s4_no_third_thread_hangs_in_libvirt(clock, hanging):
+    def living():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("libvirt-")}
+
+    before = living()
+    connection = Connection(URI, clock)
+    for _ in range(5):
+        with pytest.raises(Overdue):
+            connection.call("hang", hanging, 0.02)
+    named = {thread for thread in living() - before if thread.name != "libvirt-events"}
+    assert len(named) == 2
+
+
 def test_abandoned_call_that_returns_gives_its_thread_back(clock):
     release = threading.Event()
     connection = Connection(URI, clock)

@@ -92,6 +92,12 @@ def test_lease_that_is_not_ours_is_refused(engine):
     assert engine().start(XML.replace("<key>vol", "<key>lov"), LEASE, 10).outcome is Outcome.REFUSED
 
 
+def test_s1_a_lease_that_was_not_computed_here_is_refused_though_the_definition_agrees(engine):
+    other = LeaseId("sd", "vol", "/e/sd/images/img/vol.lease")
+    report = engine().start(XML.replace("/d/sd", "/e/sd"), other, 10)
+    assert (report.outcome, "foreign-lease" in report.detail) == (Outcome.REFUSED, True)
+
+
 def test_process_that_libvirt_does_not_know_forbids_a_start(engine):
     report = engine(Processes(EngineProcess(2**22 - 1, 1))).start(XML, LEASE, 10)
     assert report.outcome is Outcome.REFUSED

@@ -342,3 +342,38 @@ def test_a_loop_that_hangs_is_seen_and_goes_on():
     eventually(lambda: loop.age() is not None and not loop.overdue)
     loop.stop()
     assert loop.join(5)
+
+
+class TestHungDaemon:
+    """It answers nobody. 2 wall seconds are the least that counts as hung."""
+
+    def test_s4_what_it_does_not_answer_becomes_unknown(self, make, daemon):
+        lockspaces = make(calm_poll=1.0, alert_poll=1.0)
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        eventually(lambda: lockspaces.facts().owner.known and lockspaces.facts().hosts.known)
+        daemon.hang()
+
+        def unknown():
+            facts = lockspaces.facts()
+            return {facts.lockspace.unknown, facts.whiteboard.unknown, facts.hosts.unknown, facts.owner.unknown}
+
+        try:
+            eventually(lambda: unknown() == {"overdue"})
+        finally:
+            daemon.hang(False)
+        eventually(lambda: unknown() == {""})
+
+    def test_s4_no_call_waits_for_it(self, make, daemon):
+        lockspaces = make()
+        lockspaces.want(1)
+        eventually(lambda: held(lockspaces))
+        daemon.hang()
+        begun = time.monotonic()
+        try:
+            lockspaces.leave(0.2)
+            lockspaces.want(1)
+            lockspaces.facts()
+            assert time.monotonic() - begun < 1.5
+        finally:
+            daemon.hang(False)
