@@ -103,6 +103,14 @@ def test_survivor_is_named_and_is_not_true(qemu):
     assert (result.pid, result.state, bool(result)) == (process.pid, "S", False)
 
 
+def test_s2_a_signal_is_not_an_end(qemu, monkeypatch):
+    process = qemu()
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
+    result = kill(find_engine(VMID), 0.05)
+    assert isinstance(result, StillThere)
+    assert result.pid == process.pid
+
+
 def test_missing_right_is_said(qemu, monkeypatch):
     process = qemu()
 
