@@ -85,7 +85,8 @@ def receive_all(peer):
 def exchange(server, request):
     """The bytes of the answer up to the closing of the connection."""
     with connect(server) as peer:
-        peer.sendall(request)
+        if request:  # who is turned away at once may not be there any more, even for an empty write
+            peer.sendall(request)
         return receive_all(peer)
 
 
