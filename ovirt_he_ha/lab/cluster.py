@@ -98,19 +98,23 @@ def up(lab: Lab, say: Say) -> None:
     check_machine()
     check_environment(lab.venv)
     check_directory(lab.directory)
-    os.makedirs(lab.directory, mode=0o755, exist_ok=True)
-    with state.exclusive(lab.directory):
-        claim = claim_machine()
-        clear(lab.directory)
-        try:
+    claim = claim_machine()  # before anything is made: a refused lab leaves no trace
+    try:
+        os.makedirs(lab.directory, mode=0o755, exist_ok=True)
+        with state.exclusive(lab.directory):
+            clear(lab.directory)
             prepare(lab, say)
             start_keeper(lab, claim)
-        finally:
-            claim.close()
-        say(f"starting {lab.hosts} hosts")
-        wait_for(lab.observations.exists, 10, "the observer", lab.log / "observer.log")
-        control.call(lab.control, "power-on", hosts=lab.host_ids)
-        wait_services(lab, lab.host_ids)
+            start_hosts(lab, say)
+    finally:
+        claim.close()
+
+
+def start_hosts(lab: Lab, say: Say) -> None:
+    say(f"starting {lab.hosts} hosts")
+    wait_for(lab.observations.exists, 10, "the observer", lab.log / "observer.log")
+    control.call(lab.control, "power-on", hosts=lab.host_ids)
+    wait_services(lab, lab.host_ids)
 
 
 def claim_machine() -> socket.socket:

@@ -118,7 +118,7 @@ def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab) -> None:
         done = command(*words, check=False)
         assert done.returncode == 1
         assert bare_lab.directory in done.stderr
-    assert not os.path.exists("/var/lib/he-lab-2/lab.json")
+    assert not os.path.exists("/var/lib/he-lab-2")
     assert state.running_lab(bare_lab.directory) == bare_lab
 
 
