@@ -123,6 +123,7 @@ def test_s8_without_a_broker_it_keeps_trying_and_a_stop_takes_less_than_five_sec
     assert status == [EXIT_INIT]
 
 
+@pytest.mark.system_python
 @pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
 def test_s8_an_agent_that_stops_begins_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = compose(write_conf(tmp_path, {}))
