@@ -104,7 +104,11 @@ def logs(arguments: argparse.Namespace) -> int:
 def drill(arguments: argparse.Namespace) -> int:
     lab = state.running_lab(directory_from(arguments.dir))
     with state.drilling(lab.directory):
-        report = DRILLS[arguments.name].hold(Stage(lab), arguments.leave, say)
+        stage = Stage(lab)
+        missing = sorted(set(lab.host_ids) - set(stage.powered()))
+        if missing:  # waiting would not bring it back
+            raise cluster.HostOff(lab.host(missing[0]))
+        report = DRILLS[arguments.name].hold(stage, arguments.leave, say)
     print(json.dumps(report.as_json()) if arguments.json else report.as_text())
     return 0 if report.passed else 1
 

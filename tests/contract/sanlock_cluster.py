@@ -20,6 +20,7 @@ import pytest
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.lease.lockspace import SanlockLockspaces
+from tests.contract.fake_clock import forget
 from tests.lease.fake_sanlock import FakeSanlock, SanlockException, Storage
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -209,6 +210,7 @@ class RealHost:
     def kill(self):
         self.daemon.kill()
         self.daemon.wait(10)
+        forget(self.daemon.pid)
 
     def hang(self, hung=True):
         self.daemon.send_signal(19 if hung else 18)
@@ -243,8 +245,7 @@ class RealHost:
     def close(self):
         self.connection.close()
         if self.daemon is not None and self.daemon.poll() is None:
-            self.daemon.kill()
-            self.daemon.wait(10)
+            self.kill()
         try:
             self.client.wait(5)
         except subprocess.TimeoutExpired:

@@ -25,6 +25,7 @@ from ovirt_he_ha.core.model import EngineStatus, Health, LockspaceState, Record,
 from ovirt_he_ha.core.slot import encode
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
+from tests.contract.fake_clock import forget
 
 pytestmark = pytest.mark.contract
 
@@ -177,6 +178,7 @@ class Machine:
         if self.sanlock is not None:
             self.sanlock.kill()
             self.sanlock.wait(10)
+            forget(self.sanlock.pid)
 
 
 def held(snapshot):

@@ -15,6 +15,7 @@ from ovirt_he_ha.lab.drills.report import Course, Limit
 from ovirt_he_ha.lab.drills.stage import NotWhole, Stage
 from ovirt_he_ha.lab.judge import Copy
 from ovirt_he_ha.lab.layout import Lab
+from ovirt_he_ha.lab.main import main
 
 OLD = {"pid": 7, "started": 70, "host": 2}
 NEW = {"pid": 8, "started": 80, "host": 3}
@@ -131,3 +132,14 @@ def test_one_drill_at_a_time(ground: Tuple[Lab, Write]) -> None:
     state.save_plan(lab)
     with state.drilling(lab.directory), pytest.raises(state.DrillRuns), state.drilling(lab.directory):
         raise AssertionError("entered twice")
+
+
+def test_a_drill_does_not_wait_for_a_host_that_is_off(
+    ground: Tuple[Lab, Write], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab, _ = ground
+    state.save_plan(lab)
+    monkeypatch.setattr(state, "running_lab", lambda _: lab)
+    monkeypatch.setattr(Stage, "powered", lambda _: [1, 3])
+    assert main(["drill", "vm-crash"]) == 1
+    assert "h2 is powered off" in capsys.readouterr().err
