@@ -12,8 +12,11 @@ from typing import Callable, Dict, Optional
 
 from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, LeaseId, Outcome
 from ovirt_he_ha.core.seams import Clock, EngineVm
+from ovirt_he_ha.core.timers import Timers
 
 log = logging.getLogger(__name__)
+
+HAND_OVER = Timers().own_migration_pause
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ StillWanted = Callable[[], str]
 class ActionWorker:
     """``still_wanted()`` is asked in the instant before create (maintenance, score, rank and lease may have changed
     since the decision): it returns an empty text, or why the start is off. ``definition()`` raises what forbids the
-    start."""
+    start. ``without_lease(seconds)`` tells the guard that our own start or hand-over is under way for at most so many
+    product seconds from now: the VM's process may be without its lease meanwhile."""
 
     def __init__(
         self,
@@ -39,12 +43,14 @@ class ActionWorker:
         definition: Callable[[], Definition],
         still_wanted: StillWanted,
         on_done: Callable[[], None],
+        without_lease: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._vm = vm
         self._clock = clock
         self._definition = definition
         self._still_wanted = still_wanted
         self._on_done = on_done
+        self._without_lease = without_lease
         self._lock = threading.Lock()
         self._report: Optional[ActionReport] = None
         self._aborting: Optional[threading.Thread] = None
@@ -52,7 +58,7 @@ class ActionWorker:
             ActionKind.START: self._start,
             ActionKind.STOP: lambda a: self._vm.shutdown(self._limit(a)),
             ActionKind.POWER_OFF: lambda a: self._vm.destroy(self._limit(a)),
-            ActionKind.MIGRATE: lambda a: self._vm.migrate(a, self._limit(a)),
+            ActionKind.MIGRATE: self._migrate,
         }
 
     def report(self) -> Optional[ActionReport]:
@@ -108,7 +114,19 @@ class ActionWorker:
         objection = self._still_wanted()
         if objection:
             return ActionReport(action, self._clock.monotonic(), Outcome.LOST_RACE, detail=objection)
-        return self._vm.start(definition.xml, definition.lease, self._limit(action))
+        self._without_lease(self._limit(action))
+        try:
+            return self._vm.start(definition.xml, definition.lease, self._limit(action))
+        finally:
+            self._without_lease(0.0)
+
+    def _migrate(self, action: Action) -> ActionReport:
+        self._without_lease(self._limit(action) + HAND_OVER)
+        try:
+            return self._vm.migrate(action, self._limit(action))
+        finally:
+            # A copy that was handed over is paused and without lease until libvirt ends it.
+            self._without_lease(HAND_OVER)
 
     def _limit(self, action: Action) -> float:
         return action.deadline

@@ -15,6 +15,7 @@ from ovirt_he_ha.core.model import (
     GLOBAL_SLOT,
     ActionReport,
     Carried,
+    GuardReport,
     HostFacts,
     LeaseId,
     Reading,
@@ -46,6 +47,7 @@ class Workers:
     report: Callable[[], Optional[ActionReport]]
     fencing: Callable[[], str]
     cpu_model: Callable[[], str]
+    guard: Callable[[], GuardReport] = GuardReport
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Collector:
             fencing=self._workers.fencing(),
             storage_problem=storage_problem(facts),
             overwritten=facts.publish.overwritten,
+            guard=self._workers.guard(),
         )
 
     def _unpublished(self, now: float) -> Optional[float]:

@@ -7,7 +7,7 @@ never waits for it.
 
 import logging
 import threading
-from typing import Callable, Optional
+from typing import Callable, Dict, Optional
 
 from ovirt_he_ha.core.model import Fence
 from ovirt_he_ha.core.seams import Clock
@@ -19,18 +19,20 @@ log = logging.getLogger(__name__)
 STUCK = "stuck"
 KILLING = "killing"
 
-Kill = Callable[[float], bool]
+Kill = Callable[[Fence, float], bool]
 
 
 class Fencer:
-    """One kill at a time. ``kill(deadline_wall_seconds)`` returns True once no engine process is left, False if it is
-    still there at the deadline; orders given meanwhile are part of the one that runs."""
+    """One kill at a time. ``kill(fence, wall_seconds)`` returns True once the process is gone (every engine process,
+    for a fence without a pid), False if it is still there at the deadline; orders given meanwhile are part of the one
+    that runs. There are two who order, the agent's cycle and the guard: each takes back its own order only."""
 
     def __init__(self, kill: Kill, clock: Clock, on_done: Callable[[], None]) -> None:
         self._kill = kill
         self._clock = clock
         self._on_done = on_done
         self._lock = threading.Lock()
+        self._wanted: Dict[str, str] = {}  # who -> reason
         self._running = False
         self._state = ""
         self._reason = ""
@@ -46,13 +48,18 @@ class Fencer:
         with self._lock:
             return self._reason
 
-    def order(self, fence: Optional[Fence]) -> None:
-        """Start killing. None: there is nothing (left) to kill."""
+    def order(self, fence: Optional[Fence], who: str = "cycle") -> None:
+        """Start killing. None: ``who`` has nothing (left) to kill."""
         with self._lock:
+            if fence is None:
+                self._wanted.pop(who, None)
+            else:
+                self._wanted[who] = fence.reason
             if self._running:
                 return
             if fence is None:
-                self._state = self._reason = ""
+                if not self._wanted:
+                    self._state = self._reason = ""
                 return
             self._running = True
             self._state = STUCK if self._state == STUCK else KILLING
@@ -62,12 +69,19 @@ class Fencer:
             fence.reason,
             extra={"HE_REASON": fence.reason},
         )
-        threading.Thread(target=self._run, args=(fence,), name="fence", daemon=True).start()
+        self._begin(fence)
+
+    def _begin(self, fence: Fence) -> None:
+        try:
+            threading.Thread(target=self._run, args=(fence,), name="fence", daemon=True).start()
+        except RuntimeError:  # no memory or no process left for a thread: the caller's has to do
+            log.error("No thread for the kill: killing on the caller's")
+            self._run(fence)
 
     def _run(self, fence: Fence) -> None:
         gone = False
         try:
-            gone = self._kill(max(fence.deadline / self._clock.scale, 0.5))
+            gone = self._kill(fence, max(fence.deadline / self._clock.scale, 0.5))
         except Exception:  # whatever fails here must be seen as "still there", and tried again by the next cycle
             log.exception("The kill path failed; it is tried again")
         with self._lock:

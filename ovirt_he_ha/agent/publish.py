@@ -14,7 +14,7 @@ from ovirt_he_ha.core.timers import Timers
 log = logging.getLogger(__name__)
 
 # Free-text keys that change with every second and alone do not make a slot worth a write before the keep-alive.
-_RESTLESS = ("why.", "score.cpu", "age.", "timeout")
+_RESTLESS = ("why.", "score.cpu", "age.", "timeout", "fence.in")
 
 
 class Publisher:

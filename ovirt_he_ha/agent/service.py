@@ -1,6 +1,7 @@
 """ovirt-ha-agent: composition, signals and the loop."""
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import DefinitionSource
 from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
 from ovirt_he_ha.agent.publish import Publisher
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
@@ -25,13 +27,17 @@ from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
 from ovirt_he_ha.config.journal import setup_logging
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
-from ovirt_he_ha.core.model import Carried, HostLease, LeaseId, LeaseOwner, Reading
+from ovirt_he_ha.core.model import Carried, Fence, HostLease, LeaseId, LeaseOwner, Reading
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import BindingMissing, Connection
+from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
-from ovirt_he_ha.hypervisor.process import kill_engine
+from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
+from ovirt_he_ha.lease import binding, daemon_status, vm_lease
 from ovirt_he_ha.storage.archive import read_archive
+from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.local import LocalDomain
 
 log = logging.getLogger(__name__)
@@ -40,6 +46,7 @@ EXIT_OK = 0
 EXIT_NOT_CONFIGURED = 255
 EXIT_INIT = 157
 BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and nothing can be decided without it
+CYCLE_LIMIT = 60.0  # wall seconds that one turn of the loop may take: three times its four calls of the broker
 MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
 
 
@@ -76,8 +83,17 @@ class Agent:
         self._identity = Identity(conf.host_id, socket.gethostname(), boot_id, lease, agent_conf, __version__)
         self._vm = self._engine_vm(agent_conf, lease)
         self._cpu_model = LateAnswer(self._vm.cpu_model)
-        self._actions = ActionWorker(self._vm, clock, self._definition.definition, self._objection, self._wake.set)
         self._fencer = Fencer(self._kill_engine, clock, self._wake.set)
+        self._heartbeat = Heartbeat(watchdog_seconds())
+        self._guard = self._new_guard(domain, lease)
+        self._actions = ActionWorker(
+            self._vm,
+            clock,
+            self._definition.definition,
+            self._objection,
+            self._wake.set,
+            lambda seconds: self._guard.suspend(seconds, "action"),
+        )
         self._cycle = Cycle(
             collector=self._collector(self._link),
             actions=self._actions,
@@ -94,11 +110,14 @@ class Agent:
 
     def run(self) -> int:
         """The loop: one cycle, then wait for an event or the deadline, until told to stop."""
+        self._heartbeat.came_round("the cycle", CYCLE_LIMIT)
+        self._guard.start()
         self._load_budgets()
         self._definition.start()
         threading.Thread(target=self._watch_broker, name="wait-for-change", daemon=True).start()
         while not self._stopping.is_set():
             wait = self._one_turn()
+            self._heartbeat.came_round("the cycle", CYCLE_LIMIT)
             self._wake.wait(wait)
             self._stopping.wait(MIN_GAP)
             self._wake.clear()
@@ -110,6 +129,7 @@ class Agent:
             if self._broker_problem or self._cycle.decided is None:
                 self._register()
             decision = self._cycle.run_one_cycle()
+            self._tell_guard()
         except BrokerError as e:
             self._broker_lost(e)
             return BROKER_RETRY
@@ -118,6 +138,13 @@ class Agent:
             self._broker_problem = ""
             self.lost_broker.clear()
         return max(0.0, (decision.wake_at - self._clock.monotonic()) / self._clock.scale)
+
+    def _tell_guard(self) -> None:
+        """A migration that somebody else began: the guard may not take its hand-over for a mismatch."""
+        before = self._cycle.before
+        facts = None if before is None else before.monitors.engine.value
+        if facts is not None and facts.outgoing:
+            self._guard.suspend(self._timers.own_migration_pause, "migration")
 
     def _register(self) -> None:
         """After every (re)connection: this host's id in both lockspaces. The broker keeps trying on its own."""
@@ -145,6 +172,7 @@ class Agent:
 
     def _say_goodbye(self) -> int:
         """The final record (stopped=1), acknowledged on the volume. The VM runs on."""
+        tell_systemd("STOPPING=1")
         self._definition.stop()
         try:
             self._cycle.run_one_cycle(stopping=True)
@@ -162,8 +190,25 @@ class Agent:
         except BrokerError as e:
             return f"broker: {e}"
 
-    def _kill_engine(self, deadline: float) -> bool:
-        return bool(kill_engine(self._conf.vmid, deadline))
+    def _kill_engine(self, fence: Fence, seconds: float) -> bool:
+        if not fence.pid:
+            return bool(kill_engine(self._conf.vmid, seconds))
+        found = ProcessTable().find(self._conf.vmid, [fence.pid])
+        return all([bool(kill(process, seconds)) for process in found])
+
+    def _new_guard(self, domain: LocalDomain, lease: LeaseId) -> Guard:
+        table = ProcessTable()
+        seams = GuardSeams(
+            find=EngineScan(self._conf.vmid, table).find,
+            age=table.age,
+            sanlock=daemon_status.ask,
+            owner=lambda: _owner(domain, lease),
+            asleep=host_sleep,
+            order=self._fencer.order,
+            on_change=self._wake.set,
+            alive=self._heartbeat.beat,
+        )
+        return Guard(lease, seams, self._clock, self._timers)
 
     def _collector(self, link: BrokerLink) -> Collector:
         workers = Workers(
@@ -171,6 +216,7 @@ class Agent:
             report=self._actions.report,
             fencing=lambda: self._fencer.state,
             cpu_model=self._cpu_model,
+            guard=lambda: self._guard.report,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
 
@@ -220,6 +266,14 @@ class Agent:
             log.error("Cannot save the budgets: %s. A restart of the agent would forget them", e)
 
 
+def _owner(domain: LocalDomain, lease: LeaseId) -> LeaseOwner:
+    """Raises LeaseUnreadable."""
+    try:
+        return vm_lease.owner(lease, domain.sector_size())
+    except DomainProblem as problem:
+        raise vm_lease.LeaseUnreadable(lease, 0, str(problem)) from problem
+
+
 def parse_arguments(argv: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="ovirt-ha-agent", description="Keeps one engine VM alive on a cluster of hosts: this host's decisions."
@@ -231,7 +285,8 @@ def parse_arguments(argv: List[str]) -> argparse.Namespace:
 def compose(paths: HostPaths) -> Agent:
     """The agent of this host; nothing runs and nothing was written yet.
 
-    Raises ConfigError, TimeScaleError, BindingMissing: one line each, with the file and key or the package.
+    Raises ConfigError, TimeScaleError, BindingMissing, SanlockMissing: one line each, with the file and key or the
+    package.
     """
     conf = load_hosted_engine_conf(paths.hosted_engine_conf)
     if not conf.configured:
@@ -239,16 +294,19 @@ def compose(paths: HostPaths) -> Agent:
     if conf.domain_type != "local":
         expected = "local (a directory that all hosts share)"
         raise ConfigError(paths.hosted_engine_conf, "domainType", expected, repr(conf.domain_type))
-    return Agent(paths, conf, load_agent_conf(paths.agent_conf), SystemClock())
+    agent_conf, clock = load_agent_conf(paths.agent_conf), SystemClock()
+    binding.load()
+    return Agent(paths, conf, agent_conf, clock)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     parse_arguments(sys.argv[1:] if argv is None else argv)
     paths = HostPaths.from_env()
     setup_logging("ovirt-ha-agent", paths.agent_log_conf)
+    faulthandler.enable(2)  # systemd ends a hanging agent by SIGABRT: the stacks of all threads go to the journal
     try:
         agent = compose(paths)
-    except (ConfigError, TimeScaleError, BindingMissing) as e:
+    except (ConfigError, TimeScaleError, BindingMissing, binding.SanlockMissing) as e:
         sys.stderr.write(f"ovirt-ha-agent: {e}\n")
         return EXIT_NOT_CONFIGURED
     for number in (signal.SIGTERM, signal.SIGINT):

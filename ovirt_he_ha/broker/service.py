@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from typing import Callable, List, Optional
@@ -12,6 +11,7 @@ from typing import Callable, List, Optional
 from ovirt_he_ha import __version__
 from ovirt_he_ha.broker.changes import Changes
 from ovirt_he_ha.broker.daemon import Broker
+from ovirt_he_ha.broker.join_rule import JoinRule
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.monitors import MonitorOptions, MonitorSet, OptionError, StorageLatency
 from ovirt_he_ha.broker.notify import MailNotifier
@@ -28,12 +28,13 @@ from ovirt_he_ha.config.files import (
 )
 from ovirt_he_ha.config.journal import setup_logging
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.systemd import tell_systemd
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import EngineFacts, LockspaceState, Reading
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import BindingMissing, binding
 from ovirt_he_ha.hypervisor.events import EngineWatch
-from ovirt_he_ha.hypervisor.process import find_engine
+from ovirt_he_ha.hypervisor.process import ProcessTable
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace
 from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
@@ -121,20 +122,6 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def tell_systemd(state: str) -> None:
-    """The readiness protocol of systemd; nothing without NOTIFY_SOCKET."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.sendto(state.encode(), address)
-    except OSError as error:
-        log.warning("systemd was not told %s: %s", state, error)
-
-
 # --- composition ------------------------------------------------------------------------------------------------------
 
 
@@ -177,8 +164,7 @@ def _composed(
         domain.ids_path,
         lockspace_path,
         clock,
-        # A join frees what this host held before: never while a VM runs that the running sanlock does not know.
-        may_join=lambda: find_engine(conf.vmid) is None,
+        may_join=JoinRule(ProcessTable(), conf.vmid),
         on_change=changes.bump,
     )
     guard_lost = lambda: lockspaces.facts().lockspace.value in _LOST  # noqa: E731

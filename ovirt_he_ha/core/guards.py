@@ -65,6 +65,18 @@ def _say_kill(sit: Situation, d: Draft) -> None:
         d.problem("fence-stuck")
     elif sit.snapshot.fencing:
         d.because("fencing", why=sit.snapshot.fencing)
+    _say_guard(sit, d)
+
+
+def _say_guard(sit: Situation, d: Draft) -> None:
+    guard = sit.snapshot.guard
+    if guard.state == "blind":
+        d.problem("guard-blind")
+    if guard.reason is None:
+        return
+    d.problem(guard.reason.code, **guard.reason.values)
+    if guard.kill_at is not None:
+        d.ahead("guard-kill", guard.kill_at)
 
 
 # --- the guards of the states -------------------------------------------------------------------------------------

@@ -329,6 +329,29 @@ class ActionReport:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why, as data: a code of core/reasons.py and its values."""
+
+    code: str
+    values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What the guard over the copy that runs here says.
+
+    ``state``: empty (no copy here), ``starting`` (no lease yet), ``guarded``, ``suspended`` (our own hand-over or
+    start), ``unverified`` (something of the audit could not be read lately), ``blind`` (sanlock's answer is not
+    understood), ``threatened`` (killed at ``kill_at``, product seconds of the monotonic clock, unless ``reason`` ends
+    before), ``killing``.
+    """
+
+    state: str = ""
+    reason: Optional[Reason] = None
+    kill_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All that one decision may look at."""
 
@@ -347,6 +370,7 @@ class Snapshot:
     fencing: str = ""  # the kill path: empty, `killing`, or `stuck` (the process survived)
     storage_problem: str = ""  # the broker's named state of the volume, empty when reads and writes work
     overwritten: bool = False  # somebody else wrote our slot since our last write
+    guard: GuardReport = GuardReport()  # the guard over the copy that runs here
 
 
 # --- what outlives a cycle ------------------------------------------------------------------------------------------
@@ -436,14 +460,6 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why, as data: a code of core/reasons.py and its values."""
-
-    code: str
-    values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-@dataclass(frozen=True)
 class Countdown:
     """The next thing that can happen, and the moment (monotonic) at which it can."""
 
@@ -469,10 +485,12 @@ class ScoreCard:
 
 @dataclass(frozen=True)
 class Fence:
-    """The engine's process here must die now, and be confirmed gone (S2). Not an action: also in global maintenance."""
+    """The engine's process here must die now, and be confirmed gone (S2). Not an action: also in global maintenance.
+    ``pid`` 0: every process of the VM here."""
 
     reason: str
     deadline: float  # seconds from now
+    pid: int = 0
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [("phase", d.phase), ("problem", ",".join(d.problems))]
     if d.maintenance_state:
         lines += [("maintenance_state", d.maintenance_state), ("maintenance_reason", host.maintenance_reason)]
+    lines += _guard(sit)
     lines += _migration(sit, d)
     lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
     generation = sit.snapshot.leases.own_generation
@@ -124,6 +125,14 @@ def _timeout(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
     """The moment that ends the present state, in monotonic seconds; the encoder writes it as a date."""
     at = next((c.at for c in d.countdowns if c.event in _TIMEOUTS), None)
     return [] if at is None else [("timeout", f"{at:.0f}")]
+
+
+def _guard(sit: Situation) -> List[Tuple[str, str]]:
+    """The guard over the copy here: its state, why, and the seconds until the kill."""
+    guard, fencing = sit.snapshot.guard, sit.snapshot.fencing
+    left = "" if guard.kill_at is None else f"{max(0.0, guard.kill_at - sit.now):.0f}"
+    why = "" if guard.reason is None else guard.reason.code
+    return [("fence.state", fencing or guard.state), ("fence.why", why), ("fence.in", left)]
 
 
 def _migration(sit: Situation, d: Draft) -> List[Tuple[str, str]]:

@@ -73,6 +73,13 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "up-elsewhere-too": "{hostname} (host {host}) publishes the VM as up while it runs here: ignored",
         "fencing": "The VM's process on this host is being killed: {why}",
         "fence-stuck": "The VM's process here cannot be killed: the watchdog has to reset the host",
+        "guard-gone": "This host's sanlock is gone: nobody guards the VM here",
+        "guard-unconfirmed": "sanlock has not renewed this host's lease for {seconds} s",
+        "guard-unknown-process": "The VM's process (pid {pid}) is not registered with this host's sanlock",
+        "guard-no-lease": "The VM's process (pid {pid}) does not hold the VM's lease; its owner: {owner}",
+        "guard-other-owner": "The VM's lease belongs to host {owner} ({generation}), not to this one: {host} ({ours})",
+        "guard-slept": "This host slept for {seconds} s while the VM was here",
+        "guard-blind": "sanlock's answer is not understood: whether the VM here is guarded is not known",
         "paused-tolerated": "The VM is paused ({why})",
         "hung": "The VM hangs ({signal}): restarting it",
         "hung-doubt": "The health page is bad, but so is this host's own network: no restart on the page alone",
@@ -121,6 +128,7 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
         "away": "the VM counts as lost",
         "power-off": "the VM is powered off",
         "fence": "the paused VM is killed",
+        "guard-kill": "the VM's process here is killed, its guard being lost",
     }
 )
 

@@ -62,6 +62,19 @@ class Timers:
     lease_poll: float = _row(1.0, 0.5, 2.0)
     # The same list otherwise, and the audit of the owner on disk while the VM runs here: a stolen lease lives <= 5 s.
     owner_audit: float = _row(5.0, 1.0, 5.0)
+    # sanlock's status (its memory) and the processes of this host, while the VM runs here: what the guard acts on is
+    # this old at most.
+    guard_poll: float = _row(2.0, 0.5, 2.5)
+    # Nobody listens at sanlock's socket for so long: the VM's process is killed. Its guard cannot come back (a new
+    # daemon does not know the process); the wait is for doubt only. The first foreign start is 140 s away.
+    guard_gone: float = _row(5.0, 1.0, 10.0)
+    # A process that sanlock does not know: libvirt registers it before it becomes qemu, so this is for doubt only.
+    guard_newborn: float = _row(2.0, 0.0, 5.0)
+    # From the process's birth until its CPUs start, with the lease: a second or two, more on a busy host. Our own start
+    # is waited for by itself; this is for everybody else's. Longer: one started without a lease lives that long.
+    guard_young: float = _row(10.0, 2.0, 30.0)
+    # A copy that waits for its memory has no lease: 888 s for 24 GiB at the slowest migration we accept.
+    incoming_limit: float = _row(900.0, 120.0, 3600.0)
     # A paused VM holds no lease, so another host may start it from the first second: 5 s until its process is gone.
     paused_kill: float = _row(5.0, 1.0, 5.0)
     # The only pause we accept: our own migration's switch-over. 30 s is 60 times the usual 0.5 s.
@@ -197,6 +210,7 @@ _RULES: Tuple[_Rule, ...] = (
     ("slot_read_alert <= slot_read_well", lambda t: t.slot_read_alert <= t.slot_read_well),
     ("slot_read_well < full_scan", lambda t: t.slot_read_well < t.full_scan),
     ("lease_poll <= owner_audit", lambda t: t.lease_poll <= t.owner_audit),
+    ("2 guard_poll <= owner_audit", lambda t: 2 * t.guard_poll <= t.owner_audit),
     ("start_backoff_first <= start_backoff_max", lambda t: t.start_backoff_first <= t.start_backoff_max),
     ("lost_race_retry <= start_backoff_max", lambda t: t.lost_race_retry <= t.start_backoff_max),
     ("crash_backoff never gets shorter", lambda t: _ascending(t.crash_backoff)),

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
+from typing import Callable, Dict, Iterable, List, Optional, Union
 
 UUID_OPTION = b"-uuid"
 INCOMING_OPTION = b"-incoming"
@@ -70,14 +70,14 @@ class ProcessTable:
         self._namespace = namespace
         self._tick = float(os.sysconf("SC_CLK_TCK"))
 
-    def find(self, vmid: str) -> List[EngineProcess]:
-        """All qemu processes of the VM with this uuid, dying ones included. Raises OSError when the table itself
-        cannot be read."""
+    def find(self, vmid: str, pids: Optional[Iterable[int]] = None) -> List[EngineProcess]:
+        """All qemu processes of the VM with this uuid, dying ones included; of ``pids`` only, if given. Raises OSError
+        when the table itself cannot be read."""
         found = []
-        for entry in os.listdir(self._proc):
-            if not entry.isdigit():
-                continue
-            process = self._examine(int(entry), vmid.lower().encode("ascii", "replace"))
+        if pids is None:
+            pids = [int(entry) for entry in os.listdir(self._proc) if entry.isdigit()]
+        for pid in pids:
+            process = self._examine(pid, vmid.lower().encode("ascii", "replace"))
             if process is not None:
                 found.append(process)
         return found

@@ -14,5 +14,8 @@ class ManualClock:
     def wall(self) -> float:
         return self.now + 1_700_000_000
 
+    def wall_seconds(self, product_seconds: float) -> float:
+        return product_seconds
+
     def wait_floor(self, product_seconds: float, floor: float = 2.0) -> float:
         return max(product_seconds, floor)

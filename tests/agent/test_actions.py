@@ -150,3 +150,16 @@ def test_s4_an_abort_that_hangs_in_libvirt_is_not_waited_for_and_not_repeated() 
     bench.worker.abort_migration()
     assert bench.vm.calls == ["abort"]
     bench.vm.abort_gate.set()
+
+
+def test_the_guard_is_told_of_our_own_start_and_hand_over() -> None:
+    told: List[float] = []
+    for kind in (ActionKind.START, ActionKind.MIGRATE, ActionKind.STOP):
+        vm, done = Vm(), threading.Event()
+        vm.error = "gone"
+        worker = ActionWorker(
+            vm, ManualClock(), lambda: Definition("<domain/>", LEASE), lambda: "", done.set, told.append
+        )
+        assert worker.order(Action(kind, deadline=50.0))
+        assert done.wait(10)
+    assert told == [50.0, 0.0, 80.0, 30.0]

@@ -1,5 +1,7 @@
 import threading
 
+import pytest
+
 from ovirt_he_ha.agent.fence import KILLING, STUCK, Fencer
 from ovirt_he_ha.core.model import Fence
 from tests.agent.clocks import ManualClock
@@ -15,7 +17,7 @@ class Victim:
         self.gate.set()
         self.done = threading.Event()
 
-    def kill(self, deadline: float) -> bool:
+    def kill(self, fence: Fence, deadline: float) -> bool:
         self.tries += 1
         assert self.gate.wait(10)
         return self.dies
@@ -63,10 +65,33 @@ def test_s2_a_process_that_survives_is_said_and_tried_again() -> None:
 def test_a_failing_kill_path_counts_as_still_there() -> None:
     done = threading.Event()
 
-    def broken(deadline: float) -> bool:
+    def broken(fence: Fence, deadline: float) -> bool:
         raise OSError("no /proc")
 
     fencer = Fencer(broken, ManualClock(), done.set)
     fencer.order(Fence("paused", 1.0))
     assert done.wait(10)
     assert fencer.state == STUCK
+
+
+def test_each_takes_back_its_own_order_only() -> None:
+    victim = Victim(dies=False)
+    fencer = victim.fencer()
+    fencer.order(Fence("paused", 1.0), "guard")
+    assert victim.done.wait(10)
+    fencer.order(None, "cycle")
+    assert fencer.state == STUCK
+    fencer.order(None, "guard")
+    assert fencer.state == ""
+
+
+def test_without_a_thread_the_caller_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    victim = Victim()
+    fencer = victim.fencer()
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    fencer.order(Fence("paused", 1.0))
+    assert victim.tries == 1
+    assert fencer.state == ""

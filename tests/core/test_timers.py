@@ -36,6 +36,7 @@ def test_an_empty_sequence_is_out_of_range():
         ({"facts_stale": 60.0}, "facts_stale < liveness_limit"),
         ({"slot_read_alert": 8.0, "slot_read_well": 7.0}, "slot_read_alert <= slot_read_well"),
         ({"lease_poll": 2.0, "owner_audit": 1.0}, "lease_poll <= owner_audit"),
+        ({"guard_poll": 2.0, "owner_audit": 3.0}, "2 guard_poll <= owner_audit"),
         ({"crash_backoff": (60.0, 30.0)}, "crash_backoff never"),
         ({"migration_retry": (60.0, 30.0)}, "migration_retry never"),
         ({"rank_step": 5.0}, "paused_kill < rank_step"),

@@ -9,14 +9,15 @@ import pytest
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import LeaseId, LockspaceState
-from ovirt_he_ha.lease import binding
+from ovirt_he_ha.lease import binding, daemon_status
 from ovirt_he_ha.lease.binding import SanlockMissing
+from ovirt_he_ha.lease.daemon_status import DaemonStatus
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace, write_resource
 from ovirt_he_ha.lease.lockspace import SanlockLockspaces
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership
 from ovirt_he_ha.lease.vm_lease import LeaseUnreadable, owner
-from ovirt_he_ha.lease.watchdog import armed, parse
+from ovirt_he_ha.lease.watchdog import armed
 from tests.lease.fake_sanlock import FakeSanlock, SanlockException, Storage
 
 LEASE = LeaseId("sd", "key", "/lease")
@@ -301,29 +302,14 @@ class TestOwnerAndFormat:
 
 
 class TestWatchdog:
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            ("daemon x\n    use_watchdog=1\n", True),
-            ("    use_watchdog=0\n", False),
-            ("    use_watchdog=maybe\n", None),
-            ("daemon x\n", None),
-            ("", None),
-        ],
-    )
-    def test_what_sanlock_says(self, text, expected):
-        assert parse(text) is expected
-
-    @pytest.mark.parametrize(
-        ("script", "expected"), [("echo use_watchdog=1", True), ("echo use_watchdog=1; exit 1", None), (None, None)]
-    )
-    def test_its_program(self, tmp_path, monkeypatch, script, expected):
-        if script:
-            program = tmp_path / "sanlock"
-            program.write_text(f"#!/bin/sh\n{script}\n")
-            program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}")
+    @pytest.mark.parametrize("expected", [True, False, None])
+    def test_what_sanlock_says(self, monkeypatch, expected):
+        monkeypatch.setattr(daemon_status, "ask", lambda: DaemonStatus(expected, {}, (), ()))
         assert armed() is expected
+
+    def test_nobody_to_ask(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SANLOCK_RUN_DIR", str(tmp_path))
+        assert armed() is None
 
 
 def test_a_loop_that_hangs_is_seen_and_goes_on():

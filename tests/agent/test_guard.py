@@ -1,0 +1,222 @@
+"""The guard's thread by hand: every round, question and look is called by the test."""
+
+from dataclasses import replace
+from typing import List, Optional, Union
+
+import pytest
+
+from ovirt_he_ha.agent.guard import Guard, GuardSeams
+from ovirt_he_ha.core.model import Fence, LeaseId, LeaseOwner
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.hypervisor.process import EngineProcess
+from ovirt_he_ha.lease.daemon_status import DaemonStatus, NoStatus, Space
+from ovirt_he_ha.lease.vm_lease import LeaseUnreadable
+from tests.agent.clocks import ManualClock
+
+LEASE = LeaseId("sd", "vol", "/sd/vol.lease", 0)
+ENGINE = EngineProcess(42, 1000)
+HELD = (("sd", "vol", 42),)
+WELL = DaemonStatus(True, {"sd": Space(1, 4, 10, 5)}, (42,), HELD)
+
+
+class Bench:
+    """A host on which the engine has run for ten minutes, guarded as it should be."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.copies: List[EngineProcess] = [ENGINE]
+        self.age = 600.0
+        self.status: Union[DaemonStatus, NoStatus] = WELL
+        self.owner: Optional[LeaseOwner] = LeaseOwner(1, 4)
+        self.asleep = 0.0
+        self.orders: List[Optional[Fence]] = []
+        self.second = 0
+        seams = GuardSeams(
+            find=lambda: self.copies,
+            age=lambda process: self.age,
+            sanlock=self.answer,
+            owner=self.read,
+            asleep=lambda: self.asleep,
+            order=lambda fence, who: self.orders.append(fence),
+        )
+        self.guard = Guard(LEASE, seams, self.clock, Timers())  # type: ignore[arg-type]
+
+    def answer(self) -> DaemonStatus:
+        if isinstance(self.status, NoStatus):
+            raise self.status
+        return self.status
+
+    def read(self) -> LeaseOwner:
+        if self.owner is None:
+            raise LeaseUnreadable(LEASE, 5, "input/output error")
+        return self.owner
+
+    def run(self, seconds: float) -> str:
+        """Second by second, the questions every two and four. Returns the state, with why when there is one."""
+        for _ in range(int(seconds)):
+            self.clock.now += 1
+            self.second += 1
+            self.guard.round()
+            if self.second % 2 == 0:
+                self.guard.ask_sanlock()
+            if self.second % 4 == 1:
+                self.guard.ask_owner()
+        report = self.guard.round()
+        return report.state if report.reason is None else f"{report.state} {report.reason.code}"
+
+    @property
+    def killed(self) -> bool:
+        return any(self.orders)
+
+    def seconds_to_kill(self, limit: int) -> Optional[int]:
+        for second in range(limit):
+            self.run(1)
+            if self.killed:
+                return second + 1
+        return None
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    assert bench.run(10) == "guarded"
+    assert not bench.killed
+    return bench
+
+
+def test_no_copy_nothing_is_asked() -> None:
+    bench = Bench()
+    bench.copies = []
+    bench.status = NoStatus("overdue", "/s", "never asked")
+    assert bench.run(100) == ""
+    assert not bench.killed
+
+
+def test_s11_sanlock_gone(bench: Bench) -> None:
+    bench.status = NoStatus("refused", "/s", "x")
+    assert bench.run(4) == "threatened guard-gone"
+    assert bench.guard.report.kill_at is not None
+    assert bench.seconds_to_kill(10) is not None
+    fence = next(fence for fence in bench.orders if fence)
+    assert fence.pid == 42
+
+
+@pytest.mark.parametrize("kind", ["overdue", "unreachable"])
+def test_s11_no_answer_is_waited_for_until_six_io_timeouts(bench: Bench, kind: str) -> None:
+    bench.status = NoStatus(kind, "/s", "x")
+    assert bench.run(40) == "threatened guard-unconfirmed"
+    died = bench.seconds_to_kill(40)
+    # the last renewal was 5 s before the last answer
+    assert died is not None and 10 <= died <= 16
+
+
+def test_s11_a_daemon_that_answers_and_does_not_renew(bench: Bench) -> None:
+    for second in range(6, 80):
+        bench.status = replace(WELL, spaces={"sd": Space(1, 4, 10, second)})
+        bench.run(1)
+        if bench.killed:
+            assert 57 <= second <= 63
+            return
+    raise AssertionError("not killed")
+
+
+def test_s11_without_the_lockspace_nothing_is_confirmed(bench: Bench) -> None:
+    bench.status = replace(WELL, spaces={})
+    assert bench.run(40).startswith("threatened")
+    assert bench.seconds_to_kill(25)
+
+
+def test_a_renewal_ends_the_countdown(bench: Bench) -> None:
+    bench.status = NoStatus("overdue", "/s", "x")
+    assert bench.run(40).startswith("threatened")
+    bench.status = WELL
+    assert bench.run(10) == "guarded"
+    assert not bench.killed
+
+
+def test_s11_another_sanlock_runs(bench: Bench) -> None:
+    bench.status = DaemonStatus(True, {}, (), ())
+    assert bench.seconds_to_kill(6)
+
+
+def test_an_agent_that_starts_late_learns_when_the_lease_was_renewed() -> None:
+    """The former agent's knowledge is gone, sanlock's is not."""
+    bench = Bench()
+    bench.status = replace(WELL, spaces={"sd": Space(1, 4, 10, 61)})
+    assert bench.seconds_to_kill(3)
+
+
+def test_what_was_known_of_a_former_copy_does_not_count(bench: Bench) -> None:
+    bench.copies = []
+    bench.run(300)
+    bench.copies = [EngineProcess(43, 5000)]
+    bench.age = 1.0
+    bench.status = replace(WELL, clients=(43,), held=())
+    assert bench.run(3) == "starting"
+    assert not bench.killed
+
+
+def test_s12_another_owner(bench: Bench) -> None:
+    bench.owner = LeaseOwner(2, 1)
+    assert (bench.seconds_to_kill(10) or 99) <= 7  # within 5 s read, and confirmed by sanlock's next answer
+
+
+def test_s12_our_id_with_another_generation(bench: Bench) -> None:
+    bench.status = replace(WELL, spaces={"sd": Space(1, 5, 10, 5)})
+    assert bench.seconds_to_kill(10)
+
+
+def test_s12_a_read_error_is_unknown(bench: Bench) -> None:
+    bench.owner = None
+    assert bench.run(60) == "unverified"
+    assert not bench.killed
+
+
+def test_s12_a_sleep_of_the_host(bench: Bench) -> None:
+    bench.asleep = 19.0
+    bench.run(3)
+    assert not bench.killed
+    bench.asleep += 21.0
+    bench.guard.round()
+    assert bench.killed
+
+
+def test_s12_a_sleep_before_the_copy_was_here_is_nothing() -> None:
+    bench = Bench()
+    bench.copies = []
+    bench.run(2)
+    bench.asleep = 3600.0
+    bench.run(2)
+    bench.copies = [ENGINE]
+    assert bench.run(10) == "guarded"
+    assert not bench.killed
+
+
+def test_our_own_hand_over_suspends_the_audit(bench: Bench) -> None:
+    bench.guard.suspend(150.0, "action")
+    bench.status = replace(WELL, held=())
+    bench.owner = LeaseOwner(2, 1)
+    assert bench.run(20) == "suspended"
+    assert not bench.killed
+    bench.guard.suspend(0.0, "action")
+    assert bench.seconds_to_kill(10)
+
+
+def test_of_two_copies_the_one_without_a_guard_dies(bench: Bench) -> None:
+    bench.copies = [ENGINE, EngineProcess(77, 9000)]
+    bench.run(5)
+    assert {fence.pid for fence in bench.orders if fence} == {77}
+
+
+def test_a_sanlock_of_another_language_is_said_and_kills_nothing(bench: Bench) -> None:
+    bench.status = NoStatus("foreign", "/s", "version 9")
+    assert bench.run(200) == "blind"
+    assert not bench.killed
+
+
+def test_the_order_is_taken_back_when_the_copy_is_gone(bench: Bench) -> None:
+    bench.status = DaemonStatus(True, {}, (), ())
+    assert bench.seconds_to_kill(6)
+    bench.copies = []
+    assert bench.run(1) == ""
+    assert bench.orders[-1] is None
