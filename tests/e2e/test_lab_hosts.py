@@ -113,12 +113,13 @@ def test_the_daemons_user_reaches_libvirt_and_sanlock(bare_lab: Lab) -> None:
     assert in_host(bare_lab, 1, [*user, services.python(bare_lab.host(1)), "-c", code]).returncode == 0
 
 
-def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab) -> None:
-    for words in (["up"], ["up", "--dir", "/var/lib/he-lab-2"]):
+def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab, tmp_path: Path) -> None:
+    other = tmp_path / "lab"
+    for words in (["up"], ["up", "--dir", str(other)]):
         done = command(*words, check=False)
         assert done.returncode == 1
         assert bare_lab.directory in done.stderr
-    assert not os.path.exists("/var/lib/he-lab-2")
+    assert not other.exists()
     assert state.running_lab(bare_lab.directory) == bare_lab
 
 
