@@ -1,5 +1,6 @@
 # Two commands matter: `make lab` and `make check`. Both install what is missing first, and say what.
 PYTHON = /usr/bin/python3
+COMPILED = ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: help install check fast lab lab-down clean
@@ -25,8 +26,9 @@ lab: install
 	@scripts/lab-tour
 
 lab-down:
-	@if [ -x .venv/bin/he-lab ]; then $(SUDO) .venv/bin/he-lab down; fi
+	@if [ -x .venv/bin/he-lab ]; then $(SUDO) env PYTHONDONTWRITEBYTECODE=1 .venv/bin/he-lab down; fi
 
 clean: lab-down
-	rm -rf .venv .venv39 .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info
-	find ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv39 __pycache__ .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* build dist *.egg-info
+	@# he-lab under sudo leaves compiled files that are root's
+	@find $(COMPILED) 2>/dev/null || $(SUDO) find $(COMPILED)
