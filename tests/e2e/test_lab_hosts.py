@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
@@ -113,8 +115,10 @@ def test_the_daemons_user_reaches_libvirt_and_sanlock(bare_lab: Lab) -> None:
     assert in_host(bare_lab, 1, [*user, services.python(bare_lab.host(1)), "-c", code]).returncode == 0
 
 
-def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab, tmp_path: Path) -> None:
-    other = tmp_path / "lab"
+def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab, request: pytest.FixtureRequest) -> None:
+    parent = tempfile.mkdtemp(prefix="he-")  # tmp_path is longer than a lab's sockets allow
+    request.addfinalizer(lambda: shutil.rmtree(parent))
+    other = Path(parent) / "lab"
     for words in (["up"], ["up", "--dir", str(other)]):
         done = command(*words, check=False)
         assert done.returncode == 1
