@@ -118,6 +118,7 @@ def test_the_daemons_user_reaches_libvirt_and_sanlock(bare_lab: Lab) -> None:
 def test_a_second_lab_is_refused(bare_lab: Lab, command: HeLab, request: pytest.FixtureRequest) -> None:
     parent = tempfile.mkdtemp(prefix="he-")  # tmp_path is longer than a lab's sockets allow
     request.addfinalizer(lambda: shutil.rmtree(parent))
+    os.chmod(parent, 0o755)  # the daemons run as another user
     other = Path(parent) / "lab"
     for words in (["up"], ["up", "--dir", str(other)]):
         done = command(*words, check=False)
