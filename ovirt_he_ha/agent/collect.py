@@ -111,7 +111,7 @@ class Collector:
         identity = self._identity
         effective = self._workers.definition()
         maintenance, reason = self._local_maintenance()
-        address = identity.agent_conf.migration_address
+        address = identity.agent_conf.migration_uri or identity.agent_conf.migration_address
         return HostFacts(
             host_id=identity.host_id,
             hostname=identity.hostname,

@@ -120,6 +120,10 @@ PORT = whole(1, 65535)
 BOOLEAN = Kind("a truth value: true, yes, 1 or false, no, 0", parse_boolean)
 ABSOLUTE = Kind("an absolute path", _absolute)
 URI = Kind("a libvirt URI such as qemu:///system", _matching(re.compile(r"[a-z]+(\+[a-z0-9]+)?:[!-~]+")))
+PEER_URI = Kind(
+    "a libvirt URI with a host such as qemu+tls://host/system",
+    _matching(re.compile(r"qemu(\+(tcp|tls|ssh))?://[^/@?#\s]+/system")),
+)
 URL = Kind("an http:// or https:// address", _matching(re.compile(r"https?://[!-~]+")))
 PATTERN = Kind("a regular expression", _regular_expression)
 ANY_TRUE = Kind("True", _exactly_true)
@@ -204,7 +208,7 @@ AGENT_SECTIONS: Mapping[str, Tuple[Key, ...]] = {
     ),
     "migration": (
         Key("address", "migration_address", ADDRESS, "where peers send the VM; empty: this host receives none"),
-        Key("uri", "migration_uri", URI, "libvirt URI by which peers reach this host, if not made from the address"),
+        Key("uri", "migration_uri", PEER_URI, "libvirt URI by which peers reach this host, instead of the address"),
     ),
     "libvirt": (Key("uri", "libvirt_uri", URI, "this host's libvirt", "qemu:///system"),),
     "fencing": (Key("allow-unfenced", "allow_unfenced", BOOLEAN, "run the VM without an armed watchdog", False),),

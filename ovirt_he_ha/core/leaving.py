@@ -29,7 +29,7 @@ def depart(sit: Situation, d: Draft) -> State:
     exit_ = _which_end(sit, d)
     d.drop_notes(notes.SEEN_HERE, notes.STARTED, notes.EXIT_KNOWN, notes.MOVED)
     d.spend(healthy_since=None)
-    d.keep(own_start_at=None, migration=None, migration_started_at=None, better_peer_since=None)
+    d.keep(own_start_at=None, migration=None, better_peer_since=None)
     return _ENDS[exit_](sit, d)
 
 

@@ -8,7 +8,7 @@ not a default: it is a :class:`Reading` without a value, and says why.
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Dict, Generic, Mapping, Optional, Tuple, TypeVar, Union
+from typing import Generic, Mapping, Optional, Tuple, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -434,7 +434,6 @@ class Carried:
     state: State = State.START
     entered_at: float = 0.0
     started_at: float = 0.0  # when this agent began to look
-    timer: Optional[float] = None
     seen: Mapping[int, Seen] = field(default_factory=lambda: MappingProxyType({}))
     loads: Tuple[LoadSample, ...] = ()
     budgets: Budgets = Budgets()
@@ -443,7 +442,6 @@ class Carried:
     no_peer_since: Optional[float] = None  # no eligible live host since (last resort, S3)
     better_peer_since: Optional[float] = None
     migration: Optional[Action] = None
-    migration_started_at: Optional[float] = None
     migration_tries: int = 0
     migration_error: str = ""
     next_migration_at: float = 0.0
@@ -506,7 +504,3 @@ class Decision:
     wake_at: float  # the next cycle at the latest
     fence: Optional[Fence] = None
     abort_migration: bool = False
-
-
-def frozen_map(values: Dict[str, str]) -> Mapping[str, str]:
-    return MappingProxyType(dict(values))

@@ -168,7 +168,7 @@ def _order(sit: Situation, d: Draft, why: str, target_id: int, address: str) -> 
         return
     if d.carried.migration_tries == 0:
         count_move(sit, d, why)
-    d.keep(migration=action, migration_started_at=sit.now)
+    d.keep(migration=action)
     d.because("migrating", host=target_id)
     d.ahead("migration-deadline", sit.now + deadline)
     d.phase = "migrating"
@@ -202,7 +202,7 @@ def under_way(sit: Situation, d: Draft) -> bool:
     if action is None:
         return False
     if not sit.is_running(ActionKind.MIGRATE):
-        d.keep(migration=None, migration_started_at=None)
+        d.keep(migration=None)
         return False
     d.because("migrating", host=action.target_id)
     d.phase = "migrating"
@@ -227,7 +227,7 @@ def settle(sit: Situation, d: Draft, report: ActionReport) -> None:
     """A migration that finished: gone, or one more failed try."""
     if d.carried.migration is None:
         return
-    d.keep(migration=None, migration_started_at=None)
+    d.keep(migration=None)
     if report.outcome is Outcome.OK:
         d.put_note(notes.MOVED, sit.now)
         d.keep(migration_tries=0, migration_error="")

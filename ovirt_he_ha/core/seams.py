@@ -4,9 +4,9 @@ Each docstring sorts the methods by what may go wrong: *exclusive* (two hosts mu
 (must return by the deadline, whatever hangs), *may fail* (raises; the caller treats it as unknown).
 """
 
-from typing import Callable, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Mapping, Protocol, Sequence, Tuple
 
-from ovirt_he_ha.core.model import Action, ActionReport, EngineFacts, LeaseFacts, LeaseId, Monitors, Reading
+from ovirt_he_ha.core.model import Action, ActionReport, LeaseFacts, LeaseId, Monitors
 
 
 class Clock(Protocol):
@@ -70,8 +70,6 @@ class Probes(Protocol):
 
     def monitors(self) -> Monitors: ...
 
-    def engine(self) -> Reading[EngineFacts]: ...
-
 
 class Notifier(Protocol):
     """May fail, and never waits: ``notify`` queues."""
@@ -91,7 +89,3 @@ class BrokerCalls(Protocol):
     def push_hosts_state(self, ids: Sequence[int]) -> None: ...
 
     def notify(self, event: str, detail: str, options: Mapping[str, str]) -> str: ...
-
-
-Wake = Callable[[], None]
-OptionalDeadline = Optional[float]

@@ -19,7 +19,7 @@ RECORD = Record(2, 4242, 3400, None, "host2", extra=(("state", "EngineDown"),))
 
 
 class Bench:
-    def __init__(self, tmp_path: Path, facts: Optional[BrokerSnapshot] = None) -> None:
+    def __init__(self, tmp_path: Path, facts: Optional[BrokerSnapshot] = None, uri: str = "") -> None:
         self.facts = facts or BrokerSnapshot(
             slots_age=1.0, storage=StorageFacts("ok", 1.0), slots={0: slot.encode_global(True)}
         )
@@ -27,7 +27,7 @@ class Bench:
         self.ha_conf = tmp_path / "ha.conf"
         self.effective = Effective("<domain/>", 2048, 900, "", "")
         self.published = PublishClock()
-        identity = Identity(1, "h1", "boot", LEASE, AgentConf(migration_address="10.0.0.1"), "1.0")
+        identity = Identity(1, "h1", "boot", LEASE, AgentConf(migration_address="10.0.0.1", migration_uri=uri), "1.0")
         workers = Workers(lambda: self.effective, lambda: None, lambda: "killing", lambda: "cpu-1")
         self.collector = Collector(lambda: self.facts, identity, self.ha_conf, workers, self.clock, self.published)
 
@@ -46,6 +46,12 @@ def test_everything_of_one_moment_is_in_the_snapshot(tmp_path: Path) -> None:
     assert snapshot.host.cpu_model == "cpu-1"
     assert snapshot.fencing == "killing"
     assert snapshot.global_maintenance.value is True
+
+
+def test_a_whole_uri_is_published_instead_of_the_address(tmp_path: Path) -> None:
+    assert Bench(tmp_path).collect().host.migration_address == "10.0.0.1"
+    uri = "qemu+tls://h1.example/system"
+    assert Bench(tmp_path, uri=uri).collect().host.migration_address == uri
 
 
 def test_a_refused_definition_cannot_receive_the_vm(tmp_path: Path) -> None:

@@ -358,6 +358,8 @@ class TestAgentConf:
             ("[score]\nbase-score\n", "line 2"),
             ("[libvirt]\nuri=two words\n", "[libvirt] uri"),
             ("[migration]\naddress=a|b\n", "[migration] address"),
+            ("[migration]\nuri=qemu:///system\n", "[migration] uri"),
+            ("[migration]\nuri=qemu+tls://h1.example/session\n", "[migration] uri"),
         ],
     )
     def test_what_is_wrong_is_named(self, tmp_path, content, key):

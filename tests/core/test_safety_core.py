@@ -158,7 +158,7 @@ def test_s2_exceptions_and_their_end(name, facts, own, limit):
     world = World(state=S.ENGINE_UP).runs(paused_for=limit, **facts).vm(PAUSED)
     if own:
         world.report = ActionReport(Action(ActionKind.MIGRATE, 2, "x", 100.0), world.now)
-        world.carry(migration=world.report.action, migration_started_at=world.now)
+        world.carry(migration=world.report.action)
     decision = world.step()
     assert decision.fence is None
     assert decision.action is None
@@ -172,7 +172,7 @@ def test_s2_a_migration_of_ours_excuses_no_pause_that_it_does_not_make():
     """A disk error while it runs: the lease is gone, and whoever takes it must not wait for half a minute."""
     world = World(state=S.ENGINE_UP).runs(paused_for=6.0, pause_reason="ioerror", outgoing=True).vm(PAUSED)
     world.report = ActionReport(Action(ActionKind.MIGRATE, 2, "x", 100.0), world.now)
-    world.carry(migration=world.report.action, migration_started_at=world.now)
+    world.carry(migration=world.report.action)
     assert world.step().fence is not None
 
 

@@ -160,7 +160,6 @@ carrieds = st.builds(
     no_peer_since=moments,
     better_peer_since=moments,
     migration=st.none() | actions,
-    migration_started_at=moments,
     migration_tries=st.integers(0, 4),
     migration_error=st.sampled_from(["", "refused"]),
     next_migration_at=st.floats(NOW - 100, NOW + 100),
