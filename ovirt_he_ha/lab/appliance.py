@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import List
 
+from ovirt_he_ha.lab.guest import BLOCK, CONTROL_PATH, CONTROL_PORT, DIARY_OFFSET
 from ovirt_he_ha.lab.layout import LabError
 from ovirt_he_ha.lab.network import CommandFailed, run
 
@@ -39,32 +40,58 @@ APPLETS = (
     "cut",
     "printf",
     "true",
+    "halt",
+    "rm",
+    "kill",
 )
 DIRECTORIES = (
     *("bin", "dev", "proc", "sys", "tmp", "etc", "etc/acpi", "etc/acpi/PWRF", "lib", "lib/mod"),
     *("var", "var/log", "var/run", "www", "www/ovirt-engine", "www/ovirt-engine/services"),
+    *("control", "control/cgi-bin"),
 )
-INIT = """\
+INIT = (
+    """\
 #!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 for m in /lib/mod/*.ko; do insmod $m; done
 for a in $(cat /proc/cmdline); do case $a in
-  eng.ip=*) IP=${a#eng.ip=};; eng.gw=*) GW=${a#eng.gw=};;
+  eng.ip=*) IP=${a#eng.ip=};; eng.gw=*) GW=${a#eng.gw=};; eng.desk=*) DESK=${a#eng.desk=};;
   eng.delay=*) D=${a#eng.delay=};; eng.die=*) DIE=${a#eng.die=};; esac; done
 ip link set lo up
 n=0; while [ ! -e /sys/class/net/eth0 ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
 ip addr add $IP dev eth0; ip link set eth0 up; ip route add default via $GW
-acpid
+acpid -f & echo $! > /tmp/acpid
 # One block per second on the raw disk: the boot's name and a counter.
 ( B=$(cut -c1-8 /proc/sys/kernel/random/boot_id); n=0
   while :; do n=$((n+1)); sleep 1
-    printf '%s %s\\n' $B $n | dd of=/dev/vda bs=512 seek=2048 conv=sync,notrunc,fsync 2>/dev/null; done ) &
+    printf '%s %s\\n' $B $n | dd of=/dev/vda bs=BLOCK seek=SEEK conv=sync,notrunc,fsync 2>/dev/null; done ) &
 [ -n "$D" ] && sleep $D
+printf 'A:%s\\nD:*\\n' ${DESK:-127.0.0.1} > /etc/control.conf
+httpd -p PORT -h /control -c /etc/control.conf
 echo 'DB Up!Welcome to Health Status!' > /www/ovirt-engine/services/health
-httpd -p 80 -h /www
+httpd -f -p 80 -h /www & echo $! > /tmp/page
 echo "READY uptime=$(cat /proc/uptime)" > /dev/ttyS0
 [ -n "$DIE" ] && { sleep $DIE; poweroff -f; }
 while :; do sleep 3600; done
+""".replace("PORT", str(CONTROL_PORT))
+    .replace("BLOCK", str(BLOCK))
+    .replace("SEEK", str(DIARY_OFFSET // BLOCK))
+)
+# What ends the kernel does so after the answer is on its way.
+CONTROL = """\
+#!/bin/sh
+P=/www/ovirt-engine/services/health
+case $QUERY_STRING in
+  health) echo 'DB Down!' > $P;;
+  error) rm -f $P;;
+  page) kill -STOP $(cat /tmp/page);;
+  acpi) kill -STOP $(cat /tmp/acpid);;
+  guest) ( sleep 0.2; halt -f ) > /dev/null 2>&1 & ;;
+  panic) ( sleep 0.2; echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger ) > /dev/null 2>&1 & ;;
+  ok) echo 'DB Up!Welcome to Health Status!' > $P; kill -CONT $(cat /tmp/page /tmp/acpid);;
+  *) QUERY_STRING=nothing;;
+esac
+printf 'Content-Type: text/plain\\r\\n\\r\\ndone %s\\n' $QUERY_STRING
 """
 POWER_BUTTON = "#!/bin/sh\nsync; poweroff -f\n"
 
@@ -96,7 +123,7 @@ def provide(target: Path, cache: Path) -> None:
 
 def _recipe() -> str:
     """Changes with everything that the result is made from, but for the packages' versions."""
-    text = "\n".join([INIT, POWER_BUTTON, *MODULES, *APPLETS])
+    text = "\n".join([INIT, CONTROL, POWER_BUTTON, *MODULES, *APPLETS])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -159,6 +186,7 @@ def initial_files(busybox: bytes, modules: List[bytes]) -> bytes:
     for number, data in enumerate(modules):
         archive.file(f"lib/mod/{number:02d}.ko", data)
     archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON.encode(), 0o755)
+    archive.file(f"control{CONTROL_PATH}", CONTROL.encode(), 0o755)
     archive.file("init", INIT.encode(), 0o755)
     return archive.close()
 

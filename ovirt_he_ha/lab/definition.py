@@ -4,6 +4,7 @@ import base64
 from xml.sax.saxutils import escape
 
 from ovirt_he_ha.lab.layout import BRIDGE, ENGINE_NAME, Lab
+from ovirt_he_ha.lab.network import desk_address
 
 MEMORY_MIB = 256
 MAC = "02:4e:aa:00:00:64"
@@ -57,6 +58,7 @@ DOMAIN = """\
 def domain_xml(lab: Lab) -> str:
     ids = lab.identity
     arguments = f"console=ttyS0 quiet panic=-1 mitigations=off eng.ip={lab.engine_address}/24 eng.gw={lab.gateway}"
+    arguments += f" eng.desk={desk_address(lab)}"
     if lab.boot_delay:
         arguments += f" eng.delay={lab.boot_delay:g}"
     values = {

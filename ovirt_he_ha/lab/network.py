@@ -3,11 +3,13 @@
 import ipaddress
 import json
 import subprocess
-from typing import Iterable, List, Sequence, Tuple
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.lab.layout import BRIDGE, Lab, LabError, LabHost
 
+NETWORKS = ("management", "second")
 FABRIC_BRIDGES = ("mgmt0", "second0")
+DESK = 253  # of the management network
 
 
 class NoFreeSubnet(LabError):
@@ -76,17 +78,35 @@ def choose(subnet: str, taken: Sequence[ipaddress.IPv4Network]) -> Tuple[str, st
     raise NoFreeSubnet()
 
 
+def desk_address(lab: Lab) -> str:
+    """Where people sit: from here the observer asks for the engine's page, with or without a gateway. The engine's
+    control page obeys this address only."""
+    return str(ipaddress.ip_network(lab.management)[DESK])
+
+
 def fabric_commands(lab: Lab) -> List[str]:
-    """Both switches; the management one carries the gateway that the hosts' network test pings."""
+    """Both switches; the management one carries the desk and the gateway that the hosts' network test pings. The desk
+    first: the kernel sends from the first address, and the other one can go without it."""
     mgmt, second = FABRIC_BRIDGES
     return [
         "link set lo up",
         f"link add {mgmt} type bridge",
         f"link set {mgmt} address 02:4e:ff:00:00:01 up",
-        f"addr add {lab.gateway}/24 dev {mgmt}",
+        f"addr add {desk_address(lab)}/24 dev {mgmt}",
+        *gateway_commands(lab, True),
         f"link add {second} type bridge",
         f"link set {second} up",
     ]
+
+
+def gateway_commands(lab: Lab, present: bool) -> List[str]:
+    """Gone, it does not even answer ARP: the hosts learn within some seconds that it is unreachable."""
+    return [f"addr {'replace' if present else 'del'} {lab.gateway}/24 dev {FABRIC_BRIDGES[0]}"]
+
+
+def port_command(host: LabHost, network: int, way: str) -> str:
+    """``way``: ``up`` or ``down``. The host's end loses or gets its carrier, as with a cable pulled or plugged in."""
+    return f"link set {port_name(host, network)} {way}"
 
 
 def plug_commands(host: LabHost, pid: int) -> List[str]:
@@ -120,6 +140,31 @@ def host_commands(host: LabHost) -> List[str]:
     ]
 
 
-def batch(commands: Sequence[str]) -> None:
-    """Run ``ip`` commands in the caller's network namespace, all or an error."""
-    run(["ip", "-batch", "-"], "\n".join(commands) + "\n")
+class Fabric:
+    """What the switches look like now: the answer to `ip -json addr show` there."""
+
+    def __init__(self, links: Iterable[Mapping[str, Any]]) -> None:
+        self._links = {str(link["ifname"]): link for link in links}
+
+    def has_gateway(self, lab: Lab) -> bool:
+        addresses = self._links.get(FABRIC_BRIDGES[0], {}).get("addr_info", [])
+        return any(address.get("local") == lab.gateway for address in addresses)
+
+    def cut(self, host: LabHost) -> List[str]:
+        """Of :data:`NETWORKS`, those whose cable to this host is cut. A host without power has no cables."""
+        ports = [(name, self._links.get(port_name(host, number))) for number, name in enumerate(NETWORKS)]
+        return [name for name, port in ports if port is not None and "UP" not in port["flags"]]
+
+
+def fabric(pid: int) -> Fabric:
+    """Of the network namespace of ``pid``. Raises CommandFailed."""
+    return Fabric(json.loads(run([*_enter(pid), "ip", "-json", "addr", "show"])))
+
+
+def _enter(pid: Optional[int]) -> List[str]:
+    return [] if pid is None else ["nsenter", "-t", str(pid), "-n", "--"]
+
+
+def batch(commands: Sequence[str], pid: Optional[int] = None) -> None:
+    """Run ``ip`` commands in the caller's network namespace, or that of process ``pid``; all or an error."""
+    run([*_enter(pid), "ip", "-batch", "-"], "\n".join(commands) + "\n")
