@@ -8,7 +8,7 @@ report in a later snapshot.
 import logging
 import threading
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, LeaseId, Outcome
 from ovirt_he_ha.core.seams import Clock, EngineVm
@@ -80,8 +80,12 @@ class ActionWorker:
                 return False
             self._report = report
         log.info("%s", action.kind.value, extra={"HE_ACTION": action.kind.value, "HE_TARGET": str(action.target_id)})
-        threading.Thread(target=self._work, args=(report,), name="action", daemon=True).start()
+        self.launch(report)
         return True
+
+    def launch(self, report: ActionReport) -> None:
+        """On a thread of its own: it takes as long as libvirt does."""
+        threading.Thread(target=self._work, args=(report,), name="action", daemon=True).start()
 
     def abort_migration(self) -> None:
         """Returns at once: libvirt may need seconds for it. One at a time; a second order is part of the first."""
@@ -91,12 +95,13 @@ class ActionWorker:
             self._aborting = threading.Thread(target=self._vm.abort_migration, name="abort", daemon=True)
             self._aborting.start()
 
-    def _work(self, report: ActionReport) -> None:
-        try:
-            done = self._run[report.action.kind](report.action)
-        except Exception as e:  # becomes the named outcome that the next decision sees
-            log.exception("%s failed", report.action.kind.value)
-            done = replace(report, outcome=Outcome.FAILED, detail=f"{type(e).__name__}: {e}")
+    def withheld(self) -> Tuple[Definition, str]:
+        """The definition to start, and what speaks against it now (empty: nothing). Raises what forbids the start."""
+        definition = self._definition()
+        return definition, self._still_wanted()
+
+    def finish(self, report: ActionReport, done: ActionReport) -> None:
+        """``report`` has ended with the outcome of ``done``: the next snapshot has it."""
         finished = replace(
             report,
             outcome=done.outcome or Outcome.FAILED,
@@ -109,9 +114,16 @@ class ActionWorker:
         log.info("%s: %s %s", report.action.kind.value, outcome, finished.detail, extra={"HE_OUTCOME": outcome})
         self._on_done()
 
+    def _work(self, report: ActionReport) -> None:
+        try:
+            done = self._run[report.action.kind](report.action)
+        except Exception as e:  # becomes the named outcome that the next decision sees
+            log.exception("%s failed", report.action.kind.value)
+            done = replace(report, outcome=Outcome.FAILED, detail=f"{type(e).__name__}: {e}")
+        self.finish(report, done)
+
     def _start(self, action: Action) -> ActionReport:
-        definition = self._definition()
-        objection = self._still_wanted()
+        definition, objection = self.withheld()
         if objection:
             return ActionReport(action, self._clock.monotonic(), Outcome.LOST_RACE, detail=objection)
         self._without_lease(self._limit(action))

@@ -69,9 +69,10 @@ class Fencer:
             fence.reason,
             extra={"HE_REASON": fence.reason},
         )
-        self._begin(fence)
+        self.launch(fence)
 
-    def _begin(self, fence: Fence) -> None:
+    def launch(self, fence: Fence) -> None:
+        """On a thread of its own: the process may take its time to die."""
         try:
             threading.Thread(target=self._run, args=(fence,), name="fence", daemon=True).start()
         except RuntimeError:  # no memory or no process left for a thread: the caller's has to do
@@ -84,6 +85,10 @@ class Fencer:
             gone = self._kill(fence, max(fence.deadline / self._clock.scale, 0.5))
         except Exception:  # whatever fails here must be seen as "still there", and tried again by the next cycle
             log.exception("The kill path failed; it is tried again")
+        self.finish(gone)
+
+    def finish(self, gone: bool) -> None:
+        """The kill has ended: ``gone`` if no process is left."""
         with self._lock:
             self._running = False
             self._state = "" if gone else STUCK

@@ -102,9 +102,9 @@ class Guard:
         self._asleep = seams.asleep()
         self._wake = threading.Event()
         self._stopped = False
-        self._sanlock_loop = self._loop("guard sanlock", self.ask_sanlock, timers.guard_poll)
+        self._sanlock_loop = self.loop("guard sanlock", self.ask_sanlock, timers.guard_poll)
         # A look takes time, and two of them must not be more than ``owner_audit`` apart.
-        self._owner_loop = self._loop("guard owner", self.ask_owner, 0.8 * timers.owner_audit)
+        self._owner_loop = self.loop("guard owner", self.ask_owner, 0.8 * timers.owner_audit)
 
     # --- what others call -----------------------------------------------------------------------------------------
 
@@ -293,7 +293,8 @@ class Guard:
         )
         self._seams.on_change()
 
-    def _loop(self, name: str, step: Callable[[], None], interval: float) -> Loop:
+    def loop(self, name: str, step: Callable[[], None], interval: float) -> Loop:
+        """The thread of one question; without threads in a simulated world."""
         wall = self._clock.wall_seconds(interval)
         return Loop(name, step, self._clock, lambda: wall, lambda: self._timers.facts_stale)
 

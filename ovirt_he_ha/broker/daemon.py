@@ -95,14 +95,19 @@ class Broker:
         while not self._stopping.is_set():
             due = self._clock.monotonic() + self._timers.slot_read_alert
             try:
-                alert = self._alert()
-                due = self._whiteboard.tick(self._listed(), alert)
-                # Somebody may be waiting for a dead owner: sanlock's host list is looked at as often as it allows.
-                self._lockspaces.set_alert(alert or not self._whiteboard.engine_is_well(self._clock.monotonic()))
+                due = self.read_slots()
             except Exception:
                 # A defect must not end the reading for good: said, and tried again.
                 log.exception("reading the shared volume failed unexpectedly")
             self._stopping.wait(self._clock.wall_seconds(due - self._clock.monotonic()))
+
+    def read_slots(self) -> float:
+        """One turn of the reading thread. Returns the product second of the next one."""
+        alert = self._alert()
+        due = self._whiteboard.tick(self._listed(), alert)
+        # Somebody may be waiting for a dead owner: sanlock's host list is looked at as often as it allows.
+        self._lockspaces.set_alert(alert or not self._whiteboard.engine_is_well(self._clock.monotonic()))
+        return due
 
     def _listed(self) -> Optional[Collection[int]]:
         return self._lockspaces.facts().hosts.value

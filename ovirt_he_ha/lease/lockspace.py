@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Callable, Generic, Mapping, Optional, TypeVar
+from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.journal import throttled
@@ -95,14 +95,12 @@ class SanlockLockspaces(Lockspaces):
         self._owner: _Measured[LeaseOwner] = _Measured()
         self._starting = threading.Lock()
         self._started = False
-        self._domain = Membership(
-            lease.lockspace, ids_path, self._api, self._changed, may_join=may_join, only_unused=True
-        )
-        self._whiteboard = Membership(WHITEBOARD, whiteboard_path, self._api, self._changed)
-        self._domain_loop = self._loop("lockspace domain", self._domain.step, self._join_limit(self._domain))
-        self._whiteboard_loop = self._loop("lockspace", self._whiteboard.step, self._join_limit(self._whiteboard))
-        self._hosts_loop = self._loop("lease hosts", self._look_at_hosts)
-        self._owner_loop = self._loop("lease owner", self._look_at_owner)
+        self._domain = self.membership(lease.lockspace, ids_path, may_join=may_join, only_unused=True)
+        self._whiteboard = self.membership(WHITEBOARD, whiteboard_path)
+        self._domain_loop = self.loop("lockspace domain", self._domain.step, self._join_limit(self._domain))
+        self._whiteboard_loop = self.loop("lockspace", self._whiteboard.step, self._join_limit(self._whiteboard))
+        self._hosts_loop = self.loop("lease hosts", self._look_at_hosts, self._hung)
+        self._owner_loop = self.loop("lease owner", self._look_at_owner, self._hung)
         self._loops = (self._domain_loop, self._whiteboard_loop, self._hosts_loop, self._owner_loop)
 
     # --- the seam -------------------------------------------------------------------------------------------------
@@ -218,8 +216,13 @@ class SanlockLockspaces(Lockspaces):
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _loop(self, name: str, step: Callable[[], None], limit: Optional[Callable[[], float]] = None) -> Loop:
-        return Loop(name, step, self._clock, self._interval, limit or self._hung)
+    def membership(self, name: str, path: str, **how: Any) -> Membership:
+        """A simulated world has its own: there, a join that blocks is an event that comes later."""
+        return Membership(name, path, self._api, self._changed, **how)
+
+    def loop(self, name: str, step: Callable[[], None], limit: Callable[[], float]) -> Loop:
+        """The thread of one question; without threads in a simulated world."""
+        return Loop(name, step, self._clock, self._interval, limit)
 
     def _hung(self) -> float:
         return max(HUNG, HUNG_FLOOR * self._clock.scale)

@@ -116,23 +116,37 @@ class Membership:
             self._say(LockspaceState.JOINING)
 
     def _join(self, target: int) -> None:
-        if not self._may_join():
-            self._say(LockspaceState.NOT_HELD, "an engine VM runs here that this sanlock does not guard: not joined")
+        if not self.begin_join(target):
             return
-        with self._lock:
-            if self._target != target:
-                return
-            self._joining = True
-            self._ours = target
-        self._say_joining()
         try:
             self._api.add_lockspace(self.name.encode(), target, self.path)
         except self._api.SanlockException as error:
-            self._refused(error)
+            self.end_join(target, error)
         else:
-            self._joined(target)
+            self.end_join(target)
         finally:
             self._joining = False
+
+    def begin_join(self, target: int) -> bool:
+        """Whether sanlock is to be asked now."""
+        if not self._may_join():
+            self._say(LockspaceState.NOT_HELD, "an engine VM runs here that this sanlock does not guard: not joined")
+            return False
+        with self._lock:
+            if self._target != target:
+                return False
+            self._joining = True
+            self._ours = target
+        self._say_joining()
+        return True
+
+    def end_join(self, target: int, refusal: Optional[Exception] = None) -> None:
+        """sanlock has answered, after 20 s to 160 s."""
+        if refusal is None:
+            self._joined(target)
+        else:
+            self._refused(refusal)
+        self._joining = False
 
     def _joined(self, target: int) -> None:
         """Somebody may have changed his mind meanwhile, and his ``leave`` may have come before sanlock knew of our
