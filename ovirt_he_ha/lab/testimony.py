@@ -47,12 +47,13 @@ class World:
 class Witness:
     """Follows the file. ``records``: everything read, oldest first."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole: bool = False) -> None:
+        """``whole``: from the file's beginning, instead of its last minutes."""
         self._path = path
         self.world = World()
         self.records: List[Dict[str, Any]] = []
         size = path.stat().st_size
-        self._offset = max(0, size - TAIL)
+        self._offset = 0 if whole else max(0, size - TAIL)
         self._torn = self._offset > 0
         self.read()
 
@@ -91,6 +92,35 @@ class Witness:
             if record["kind"] == "seen" and Copy(record["host"], record["pid"], record["started"]) == copy:
                 return float(record["at"])
         return None
+
+    def latest(self) -> Optional[Copy]:
+        """The copy that appeared last."""
+        for record in reversed(self.records):
+            if record["kind"] == "seen":
+                return Copy(record["host"], record["pid"], record["started"])
+        return None
+
+    def first_ran(self, copy: Copy) -> Optional[float]:
+        """The first moment at which this copy provably ran, as far as it was read."""
+        for record in self.records:
+            if record["kind"] == "ran" and Copy(record["host"], record["pid"], record["started"]) == copy:
+                return float(record["first"][1])
+        return None
+
+    def gone(self, copy: Copy) -> Optional[float]:
+        """When this copy's process was first seen to be no more."""
+        for record in self.records:
+            if record["kind"] == "gone" and Copy(record["host"], record["pid"], record["started"]) == copy:
+                return float(record["at"])
+        return None
+
+    def last_run(self, copy: Copy) -> Optional[float]:
+        """The latest moment at which this copy provably ran, as far as the observer has told."""
+        found = None
+        for record in self.records:
+            if record["kind"] == "ran" and Copy(record["host"], record["pid"], record["started"]) == copy:
+                found = float(record["last"][1])
+        return found
 
     def first_run(self, after: float, but: "Tuple[Copy, ...]" = ()) -> Optional[Tuple[Copy, float]]:
         """The first copy, other than those, that ran after the moment, and when that was proven."""

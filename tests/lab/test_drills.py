@@ -40,8 +40,12 @@ def ground(tmp_path: Path) -> Tuple[Lab, Write]:
 def test_the_drills_asked_for_are_there() -> None:
     assert list(DRILLS) == [
         *("vm-crash", "agent-kill", "broker-kill", "libvirtd-kill", "host-loss", "cold-start"),
-        *("migration", "clean-agent-stop", "two-brokers", "hand-start"),
+        *("migration", "clean-agent-stop", "two-brokers", "hand-start", "hand-start-no-lease"),
+        *("paused-vm", "hung-engine", "health-only-hang", "sanlock-kill", "sanlock-restart", "watchdog-missing"),
+        *("network-loss", "network-loss-all", "migration-cut", "storage-hang", "storage-error", "storage-slow"),
+        *("double-fault", "libvirtd-kill-during-start"),
     ]
+    assert all(name == drill.name for name, drill in DRILLS.items())
     assert all(drill.about and drill.limit.clock in ("wall", "product") for drill in DRILLS.values())
 
 

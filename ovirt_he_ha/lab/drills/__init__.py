@@ -3,7 +3,8 @@ its class here."""
 
 from typing import Dict
 
-from ovirt_he_ha.lab.drills import crashes, hands, moves, outages
+from ovirt_he_ha.lab.drills import crashes, doubles, guardians, hands, hangs, moves, networks, outages, storage
 from ovirt_he_ha.lab.drills.drill import Drill
 
-DRILLS: Dict[str, Drill] = {drill.name: drill for family in (crashes, outages, moves, hands) for drill in family.DRILLS}
+FAMILIES = (crashes, outages, moves, hands, hangs, guardians, networks, storage, doubles)
+DRILLS: Dict[str, Drill] = {drill.name: drill for family in FAMILIES for drill in family.DRILLS}

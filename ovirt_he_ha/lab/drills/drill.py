@@ -39,7 +39,8 @@ class Drill:
         say(f"drill {self.name}: {self.about}")
         course = self.run(stage)
         stage.wait(lambda: False, AFTER)
-        judgement = judge(stage.witness.since(course.fault_at - BEFORE))
+        since = course.fault_at if course.judged_from is None else course.judged_from
+        judgement = judge(stage.witness.since(since - BEFORE))
         if not leave:
             say("restoring")
             self.restore(stage)

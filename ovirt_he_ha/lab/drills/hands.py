@@ -7,7 +7,7 @@ from ovirt_he_ha.lab import cluster, control, services
 from ovirt_he_ha.lab.definition import domain_xml
 from ovirt_he_ha.lab.drills.drill import Drill
 from ovirt_he_ha.lab.drills.report import Course, Limit
-from ovirt_he_ha.lab.drills.stage import Stage
+from ovirt_he_ha.lab.drills.stage import GUEST_LIMIT, NotWhole, Stage
 from ovirt_he_ha.lab.layout import ENGINE_NAME, LabHost
 
 KILLED = 137  # no answer before the limit
@@ -67,7 +67,7 @@ class HandStart(Drill):
 
     def _definitions(self, host: LabHost) -> Dict[str, str]:
         text = domain_xml(host.lab)
-        diskless = text[: text.index("<disk ")] + text[text.index("</disk>") + len("</disk>") :]
+        diskless = _without(text, "disk")
         for name, content in (("engine", text), ("diskless", diskless)):
             (host.run / f"{name}.xml").write_text(content)
         return {"engine": "/run/engine.xml", "diskless": "/run/diskless.xml"}
@@ -83,4 +83,59 @@ class HandStart(Drill):
             cluster.inside(stage.lab.host(copy.host), ["virsh", "destroy", ENGINE_NAME], capture_output=True)
 
 
-DRILLS = (TwoBrokers(), HandStart())
+class HandStartNoLease(Drill):
+    """Nothing can refuse a VM that asks for no lease: it must be found and killed, also in maintenance. Timed from its
+    process to its end."""
+
+    name = "hand-start-no-lease"
+    about = "in global maintenance somebody starts the stopped VM from a definition without the lease"
+    limit = Limit(10.0, "wall")
+
+    def run(self, stage: Stage) -> Course:
+        here, other = stage.engine_host(), stage.other_host()
+        begun = time.monotonic()
+        self._command(other, "--set-maintenance", "--mode=global")
+        self._command(here, "--vm-poweroff")
+        if stage.wait(lambda: not stage.world.running, GUEST_LIMIT) is None:
+            raise NotWhole("the VM was not stopped in global maintenance", time.monotonic() - begun)
+        path = other.run / "leaseless.xml"
+        path.write_text(_without(domain_xml(stage.lab), "lease"))
+        made = cluster.inside(
+            other, ["virsh", "create", "/run/leaseless.xml"], limit=60, capture_output=True, text=True
+        )
+        seen = stage.wait(lambda: stage.world.running, 5)
+        copy = next(iter(stage.world.running), None) or stage.witness.latest()
+        appeared = None if copy is None else stage.witness.appeared(copy)
+        fault_at = appeared if appeared is not None and appeared >= begun else time.monotonic()
+        ended = stage.wait(lambda: not stage.world.running, 30)
+        record = stage.board.record(other.host_id)
+        problem = (
+            "" if made.returncode == 0 or seen else f"it could not be started at all: {made.stderr.strip()[-200:]}"
+        )
+        problem = problem or ("" if ended else "the VM without the lease runs on")
+        return Course(
+            fault_at=fault_at,
+            ended_at=ended or time.monotonic(),
+            recovered=not problem,
+            judged_from=begun,
+            leaseless=self.limit.seconds,
+            problem=problem,
+            more={"host": other.host_id, "state": "" if record is None else record.get("state")},
+        )
+
+    def _command(self, host: LabHost, *words: str) -> None:
+        done = cluster.inside(host, ["hosted-engine", *words], limit=60, capture_output=True, text=True)
+        if done.returncode:
+            raise NotWhole(f"hosted-engine {' '.join(words)} on {host.name}: {done.stderr.strip()[-200:]}", 0)
+
+    def restore(self, stage: Stage) -> None:
+        for copy in list(stage.world.running):
+            cluster.inside(stage.lab.host(copy.host), ["virsh", "destroy", ENGINE_NAME], capture_output=True)
+        self._command(stage.lab.host(stage.powered()[0]), "--set-maintenance", "--mode=none")
+
+
+def _without(text: str, element: str) -> str:
+    return text[: text.index(f"<{element}")] + text[text.index(f"</{element}>") + len(f"</{element}>") :]
+
+
+DRILLS = (TwoBrokers(), HandStart(), HandStartNoLease())

@@ -19,7 +19,9 @@ class Limit:
 @dataclass
 class Course:
     """How one drill went; moments in wall seconds (monotonic). ``ended_at``: the end state, or when the wait for it
-    was given up. ``appeared_at``, ``started_at``: the new copy's process, and its first instruction."""
+    was given up. ``appeared_at``, ``started_at``: the new copy's process, and its first instruction.
+    ``judged_from``: who ran the VM is judged from here on, where that is before the fault that is timed.
+    ``leaseless``: wall seconds that a copy may run without the lease, because the drill itself started it so."""
 
     fault_at: float
     ended_at: float
@@ -29,6 +31,8 @@ class Course:
     started_at: Optional[float] = None
     healthy_at: Optional[float] = None
     bound: Optional[float] = None
+    judged_from: Optional[float] = None
+    leaseless: float = 0.0
     problem: str = ""
     more: Dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +73,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return self.within and not self.judgement.two_ran and self.judgement.unleased == 0.0
+        return self.within and not self.judgement.two_ran and self.judgement.unleased <= self.course.leaseless
 
     def as_json(self) -> Dict[str, Any]:
         course = self.course
@@ -91,6 +95,7 @@ class Report:
             "within": self.within,
             "two_ran": self.judgement.two_ran,
             "unleased_seconds": round(self.judgement.unleased, 2),
+            "unleased_allowed": round(course.leaseless, 2),
             "owners": self.judgement.owners_as_json(course.fault_at),
             "problem": course.problem,
             **course.more,

@@ -59,6 +59,10 @@ class Stage:
                 return None
             time.sleep(PERIOD)
 
+    def wait_until(self, moment: float) -> None:
+        """Read on until this moment (monotonic wall seconds)."""
+        self.wait(lambda: False, moment - time.monotonic())
+
     def engine(self) -> Copy:
         """The one copy that runs. Raises NotWhole."""
         running = list(self.world.running)
