@@ -106,10 +106,12 @@ class Supervisor:
         }
 
     def _kill(self, request: Mapping[str, Any]) -> Dict[str, Any]:
-        """Signal one service; it stays wanted, so it comes back."""
+        """Signal one service; it stays wanted, so it comes back, unless ``away`` is asked for."""
         slot = self._slot(request)
         if slot.process is None:
             raise NotRunning(slot.service.name)
+        if request.get("away", False):
+            slot.wanted = False
         os.kill(slot.process.pid, int(request.get("signal", signal.SIGKILL)))
         return {"at": time.monotonic(), "pid": slot.process.pid}
 

@@ -57,6 +57,14 @@ def test_a_stopped_service_stays_away_until_started(supervisor: Supervisor) -> N
     reap(supervisor)
 
 
+def test_a_service_killed_for_good_stays_away(supervisor: Supervisor) -> None:
+    supervisor.start_due(0)
+    supervisor.handlers()["kill"]({"service": "sleeper", "away": True})
+    reap(supervisor)
+    supervisor.start_due(time.monotonic() + 1000)
+    assert status(supervisor)["pid"] is None
+
+
 def test_unknown_and_absent(supervisor: Supervisor) -> None:
     with pytest.raises(NoSuchService):
         supervisor.handlers()["kill"]({"service": "wdmd"})
