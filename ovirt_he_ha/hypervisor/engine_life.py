@@ -199,25 +199,35 @@ class EngineLife:
 
     def started(self, now: float, incoming: bool) -> None:
         copy = self._present_copy(now)
-        self.copy = replace(copy, incoming=incoming and not copy.ran)
+        if copy is not None:
+            self.copy = replace(copy, incoming=incoming and not copy.ran)
 
     def resumed(self, now: float) -> None:
         """CPUs run. At a start libvirt says this before it says that the domain was started."""
-        copy = self._running_or_paused(self._present_copy(now), Look(Run.RUNNING), now)
+        copy = self._present_copy(now)
+        if copy is None:
+            return
+        copy = self._running_or_paused(copy, Look(Run.RUNNING), now)
         self.copy = replace(copy, outgoing=False, incoming=False)
         self._vm = self._status(now).vm
 
     def suspended(self, now: float, reason: str) -> None:
-        copy = self._present_copy(now)
+        """No new copy begins with this: after an end it is a word about the one that ended."""
+        copy = None if self.copy is not None and self.copy.over else self._present_copy(now)
+        if copy is None:
+            return
         outgoing = copy.outgoing or (reason == MIGRATION and copy.ran)
         look = Look(Run.PAUSED, pause_reason=reason)
         self.copy = replace(self._running_or_paused(copy, look, now), outgoing=outgoing)
         self._vm = self._status(now).vm
 
-    def _present_copy(self, now: float) -> Copy:
-        """For an event that only a living domain has: the copy here, or a new one."""
+    def _present_copy(self, now: float) -> Optional[Copy]:
+        """For an event that only a living domain has: the copy here, or a new one. None: it came when the copy that is
+        over still lived; its end, seen without libvirt, overtook it."""
         copy = self.copy
         if copy is not None and copy.over:
+            if now <= min(at for at in (copy.process_gone_at, copy.absent_since) if at is not None):
+                return None
             self._leave(self._cause_without_word(now), now)
             copy = None
         return copy if copy is not None else Copy(since=now)

@@ -1,6 +1,7 @@
 """The only subscription to libvirt's events about the engine VM, and the regular look that makes up for lost ones.
 
-Events say why something happened, a look says what is. The watch survives restarts of libvirtd and adopts what runs
+Events say why something happened, a look says what is: an event takes effect together with the look that follows it, so
+that one which is late or comes twice is never read alone. The watch survives restarts of libvirtd and adopts what runs
 when it is started itself. The end of the VM's process is noticed through a pidfd in the same instant, also while
 libvirt is away.
 """
@@ -8,7 +9,8 @@ libvirt is away.
 import logging
 import queue
 import threading
-from typing import Any, Callable, Dict, Optional, Tuple
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.core.model import EngineFacts, GuestCounters, LeaseId, Reading
 from ovirt_he_ha.core.seams import Clock
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 POLL = 5.0  # product s between two looks
 POLL_CLOSE = 1.0  # product s while a migration, a pause or an ending is under way, or libvirt is away
 POLL_FLOOR = 0.25  # wall s: a look costs libvirtd 1-3 ms
+EVENT_GAP = 0.05  # wall s between two looks that events ask for: a guest can make as many events as it likes
 LOOK_DEADLINE = 5.0  # product s
 STATS_DEADLINE = 2.0  # product s; a qemu that does not answer its monitor blocks this call, once
 UNREACHABLE = "unreachable"
@@ -83,6 +86,7 @@ class EngineWatch:
         self._subscribed = 0
         self._look_at_job = True
         self._count_at = 0.0
+        self._looked_at = 0.0  # wall s
         self._inbox: queue.SimpleQueue[Optional[Apply]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._on_change: Callable[[], None] = lambda: None
@@ -136,29 +140,28 @@ class EngineWatch:
     # --- the watch's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        events: List[Apply] = []
         while not self._stopping.is_set():
             before = self._signature()
-            self._look()
+            self._look(events)
             self._settle()
             if self._signature() != before:
                 self._on_change()
-            self._wait()
+            events = self._wait()
 
-    def _wait(self) -> None:
-        """Until the next look is due. What arrives earlier is applied at once and followed by a look."""
+    def _wait(self) -> List[Apply]:
+        """Until the next look is due, or an event asks for one; what has arrived by then."""
         try:
             item = self._inbox.get(timeout=self._interval())
         except queue.Empty:
-            return
-        before = self._signature()
-        while item is not None:
-            self._apply(item)
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-        if self._signature() != before:
-            self._on_change()
+            return []
+        self._stopping.wait(max(0.0, self._looked_at + EVENT_GAP - time.monotonic()))
+        events: List[Apply] = [] if item is None else [item]
+        for _ in range(self._inbox.qsize()):  # no more than there are now: they may come faster than they are taken
+            item = self._inbox.get()
+            if item is not None:
+                events.append(item)
+        return events
 
     def _interval(self) -> float:
         with self._lock:
@@ -184,7 +187,7 @@ class EngineWatch:
 
     # --- looks ----------------------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _look(self, events: List[Apply]) -> None:
         problem = ""
         look: Optional[Look] = None
         try:
@@ -196,17 +199,29 @@ class EngineWatch:
         except HypervisorError as e:
             log.warning("The engine VM's state cannot be read: %s", e)
             problem = ERROR
+        self._looked_at = time.monotonic()
         now = self._clock.monotonic()
         self._note(problem, now)
+        self._accept(events, None if problem else lambda life: _seen(life, look, now))
         if problem:
             return
         if look is not None:
             self._doubt(look, now)
-        self._apply(lambda life: life.seen(look, now) if look is not None else life.absent(now))
         self._find_process()
         if now >= self._count_at:
             self._count()
             self._count_at = now + self._poll
+
+    def _accept(self, events: List[Apply], look: Optional[Apply]) -> None:
+        """The events, and the look that was made after them, in one step."""
+
+        def both(life: EngineLife) -> None:
+            for item in events:
+                item(life)
+            if look is not None:
+                look(life)
+
+        self._apply(both)
 
     def _note(self, problem: str, now: float) -> None:
         with self._lock:
@@ -226,7 +241,7 @@ class EngineWatch:
             doubtful = self._life.believed_over(look.domain_id)
         process = self._newest_process() if doubtful else None
         if process is not None:
-            self._apply(lambda life: life.reborn(process, now))
+            self._accept([lambda life: life.reborn(process, now)], lambda life: life.seen(look, now))
 
     def _newest_process(self) -> Optional[EngineProcess]:
         try:
@@ -347,6 +362,13 @@ class EngineWatch:
         if self._signature() != before:
             self._on_change()
         self._inbox.put(lambda life: None)
+
+
+def _seen(life: EngineLife, look: Optional[Look], now: float) -> None:
+    if look is None:
+        life.absent(now)
+    else:
+        life.seen(look, now)
 
 
 def _nothing(value: object) -> None:
