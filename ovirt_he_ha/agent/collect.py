@@ -48,6 +48,7 @@ class Workers:
     fencing: Callable[[], str]
     cpu_model: Callable[[], str]
     guard: Callable[[], GuardReport] = GuardReport
+    state_problem: Callable[[], str] = str
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Collector:
             storage_problem=storage_problem(facts),
             overwritten=facts.publish.overwritten,
             guard=self._workers.guard(),
+            state_problem=self._workers.state_problem(),
         )
 
     def _unpublished(self, now: float) -> Optional[float]:

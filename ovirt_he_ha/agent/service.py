@@ -25,7 +25,7 @@ from ovirt_he_ha.agent.state_file import StateFile, StateFileError
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
-from ovirt_he_ha.config.journal import setup_logging
+from ovirt_he_ha.config.journal import setup_logging, throttled
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
@@ -217,6 +217,7 @@ class Agent:
             fencing=lambda: self._fencer.state,
             cpu_model=self._cpu_model,
             guard=lambda: self._guard.report,
+            state_problem=lambda: self._state_file.problem,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
 
@@ -263,7 +264,10 @@ class Agent:
         try:
             self._state_file.save(carried.budgets)
         except OSError as e:
-            log.error("Cannot save the budgets: %s. A restart of the agent would forget them", e)
+            # The start that follows is not held up: this process counts in memory, and the host shows the problem.
+            log.error(
+                "Cannot save the budgets: %s. A restart of the agent would forget them", e, extra=throttled("budgets")
+            )
 
 
 def _owner(domain: LocalDomain, lease: LeaseId) -> LeaseOwner:

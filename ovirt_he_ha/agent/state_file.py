@@ -5,6 +5,7 @@ A file that cannot be read is reported and treated as absent: the budgets then s
 """
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
@@ -14,6 +15,14 @@ from ovirt_he_ha.core.model import Budgets
 
 FORMAT_VERSION = 1
 _MAX_BYTES = 65536
+_PROBLEMS = {
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "no-access",
+    errno.EPERM: "no-access",
+    errno.ENOENT: "missing",
+}
 
 
 class StateFileError(Exception):
@@ -39,6 +48,13 @@ class StateFile:
         self._boot_id = boot_id
         self._scale = scale
         self._saved: Optional[Budgets] = None
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the last write failed: ``full``, ``read-only``, ``no-access``, ``missing`` or ``io``; empty: it did
+        not, or what it has to hold is there."""
+        return self._problem
 
     def load(self, now: float) -> Budgets:
         """The saved budgets of this boot, or full ones.
@@ -62,6 +78,7 @@ class StateFile:
     def save(self, budgets: Budgets) -> bool:
         """Write when something changed. Returns whether it wrote; raises OSError when it could not."""
         if budgets == self._saved:
+            self._problem = ""
             return False
         document = {
             "version": FORMAT_VERSION,
@@ -69,7 +86,12 @@ class StateFile:
             "scale": self._scale,
             "budgets": dataclasses.asdict(budgets),
         }
-        atomic_write(self._path, json.dumps(document, sort_keys=True).encode("ascii"), 0o600)
+        try:
+            atomic_write(self._path, json.dumps(document, sort_keys=True).encode("ascii"), 0o600)
+        except OSError as e:
+            self._problem = _PROBLEMS.get(e.errno or 0, "io")
+            raise
+        self._problem = ""
         self._saved = budgets
         return True
 

@@ -370,6 +370,7 @@ class Snapshot:
     fencing: str = ""  # the kill path: empty, `killing`, or `stuck` (the process survived)
     storage_problem: str = ""  # the broker's named state of the volume, empty when reads and writes work
     overwritten: bool = False  # somebody else wrote our slot since our last write
+    state_problem: str = ""  # why the budgets cannot be written to this host's disk, empty when they can
     guard: GuardReport = GuardReport()  # the guard over the copy that runs here
 
 

@@ -182,6 +182,8 @@ def _say_host(sit: Situation, d: Draft) -> None:
         d.problem("storage", problem=sit.snapshot.storage_problem)
     if sit.snapshot.overwritten:
         d.problem("overwritten")
+    if sit.snapshot.state_problem:
+        d.problem("state-file", problem=sit.snapshot.state_problem)
     if sit.snapshot.publish_failed_for is not None:
         d.problem("publish-failed", seconds=f"{sit.snapshot.publish_failed_for:.0f}")
 

@@ -102,6 +102,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "publish-failed": "This host's slot was not written for {seconds} s",
         "storage": "The shared volume: {problem}",
         "overwritten": "Somebody else wrote this host's slot",
+        "state-file": "The agent's state file cannot be written ({problem}): a restart would forget failed starts",
     }
 )
 

@@ -455,6 +455,7 @@ def test_a_cold_move_for_a_maintenance_that_was_cancelled():
     [
         ({"storage_problem": "read-only"}, "storage"),
         ({"overwritten": True}, "overwritten"),
+        ({"state_problem": "full"}, "state-file"),
         ({"publish_failed_for": 31.0}, "publish-failed"),
         ({"fencing": "stuck"}, "fence-stuck"),
     ],

@@ -222,6 +222,7 @@ snapshots = st.builds(
     fencing=often("", st.sampled_from(["killing", "stuck"])),
     storage_problem=often("", st.just("read-only")),
     overwritten=often(False, st.just(True)),
+    state_problem=often("", st.just("read-only")),
 )
 
 
