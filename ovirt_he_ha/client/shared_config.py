@@ -22,6 +22,7 @@ HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "
 WRITABLE = (BROKER, HA, HE_LOCAL, HE_SHARED)
 OPTIONAL = ("iscsi_paths_blacklist", "network_test", "tcp_t_address", "tcp_t_port")
 HA_FLAGS = ("local_maintenance", "local_maintenance_manual")
+SETTLE = 1.0  # wall seconds; longer than another host needs from its comparison to its write
 _DEFAULT_SECTION = "default"
 
 
@@ -120,7 +121,7 @@ class SharedConfig:
         atomic_write(self._paths.broker_conf, text.encode())
 
     def _store(self, members: Mapping[str, bytes], name: str, text: str) -> None:
-        write_archive(self._volume(), {**members, name: text.encode()}, previous=members)
+        write_archive(self._volume(), {**members, name: text.encode()}, previous=members, settle=SETTLE)
 
     def _archive(self) -> Dict[str, bytes]:
         return read_archive(self._volume())

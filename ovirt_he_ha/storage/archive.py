@@ -4,6 +4,7 @@ The engine reads exactly that size, so nothing else may be written. All five mem
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple, Union
 
@@ -44,12 +45,15 @@ def write_archive(
     members: Mapping[str, bytes],
     previous: Optional[Mapping[str, bytes]] = None,
     force: bool = False,
+    settle: float = 0.0,
 ) -> None:
     """Put the five members in place of what is there: nothing is truncated, and the bytes are read back from the
     volume.
 
     ``previous``: what the caller read before it changed a member; if the volume holds something else by now, another
-    host was faster: ``changed``, read again. Without ``force`` a volume that holds neither zeros nor an archive is not
+    host was faster: ``changed``, read again. ``settle``: wall seconds after which the volume is read once more: two
+    hosts that compared in the same moment both write, and the one that was overwritten learns it then (``changed``).
+    Without ``force`` a volume that holds neither zeros nor an archive is not
     touched (``not-an-archive``). May hang with the storage. Raises ArchiveError.
     """
     data = build_archive(members)
@@ -66,6 +70,12 @@ def write_archive(
         raise ArchiveError(
             "not-written", "what was read back is not what was written: another writer, or a defect", str(path)
         )
+    if settle > 0:
+        time.sleep(settle)
+        if _read(path) != data:
+            raise ArchiveError(
+                "changed", "another host changed it at the same time: read it again, then repeat", str(path)
+            )
 
 
 def _read(path: PathLike) -> bytes:

@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from ovirt_he_ha.broker.rpc import Fault, RpcServer
+from ovirt_he_ha.client import shared_config
 from ovirt_he_ha.client.ha_client import HAClient, UnsafeError
 from ovirt_he_ha.client.link import BrokerFault, FaultCode
 from ovirt_he_ha.client.shared_config import SharedConfig, SharedConfigError, replaced
@@ -246,7 +247,8 @@ def test_connecting_a_directory(host):
 
 
 @pytest.fixture
-def shared(host):
+def shared(host, monkeypatch):
+    monkeypatch.setattr(shared_config, "SETTLE", 0.001)
     members = {
         "version": b"0.1.0",
         "fhanswers.conf": b"[environment:default]\n",

@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+import time
 
 import pytest
 from hypothesis import given
@@ -165,6 +166,22 @@ class TestVolume:
             write_archive(path, {**seen, "broker.conf": b"ours"}, previous=seen)
         assert caught.value.code == "changed"
         assert read_archive(path)["broker.conf"] == b"theirs"
+
+    def test_of_two_that_compared_in_the_same_moment_the_overwritten_one_learns_it(self, tmp_path, monkeypatch):
+        path = volume(tmp_path)
+        write_archive(path, CONTENT)
+        theirs = {**CONTENT, "broker.conf": b"theirs"}
+        real = time.sleep
+
+        def meanwhile(seconds):
+            monkeypatch.setattr(archive.time, "sleep", real)
+            write_archive(path, theirs)
+
+        monkeypatch.setattr(archive.time, "sleep", meanwhile)
+        with pytest.raises(ArchiveError) as caught:
+            write_archive(path, {**CONTENT, "broker.conf": b"ours"}, previous=CONTENT, settle=1.0)
+        assert caught.value.code == "changed"
+        assert read_archive(path) == theirs
 
     def test_content_that_does_not_fit_changes_nothing(self, tmp_path):
         path = volume(tmp_path)
