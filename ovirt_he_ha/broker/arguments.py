@@ -3,9 +3,9 @@
 from typing import Any, Dict, Mapping, Tuple
 
 from ovirt_he_ha.broker import protocol
+from ovirt_he_ha.broker.own_slot import BLANK
 from ovirt_he_ha.broker.protocol import FaultCode
 from ovirt_he_ha.broker.rpc import Fault
-from ovirt_he_ha.broker.whiteboard import BLANK
 from ovirt_he_ha.core.model import MAX_HOST_ID, Invalid, Record
 from ovirt_he_ha.core.slot import decode
 

@@ -19,9 +19,10 @@ from ovirt_he_ha.broker.arguments import (
 )
 from ovirt_he_ha.broker.changes import Changes
 from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.own_slot import BLANK
 from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, printable
 from ovirt_he_ha.broker.rpc import Caller, Fault
-from ovirt_he_ha.broker.whiteboard import BLANK, Whiteboard
+from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.core.model import (
     GLOBAL_SLOT,
     MAX_HOST_ID,
@@ -370,6 +371,7 @@ class Handlers:
         facts = self.facts()
         struct = protocol.pack_snapshot(facts)
         del struct["slots"]
+        struct["ids"] = sorted(facts.slots)
         struct["uptime"] = self._parts.clock.monotonic() - self._started
         struct["alive"] = self.is_host_alive()
         monitoring = self._parts.monitoring

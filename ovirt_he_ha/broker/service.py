@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -38,10 +39,11 @@ from ovirt_he_ha.hypervisor.process import ProcessTable
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace
 from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
-from ovirt_he_ha.storage.errors import DomainProblem, StorageError
+from ovirt_he_ha.storage.domain_files import DomainFiles
+from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.local import LocalDomain
-from ovirt_he_ha.storage.volumes import SCANNED, check_volume
+from ovirt_he_ha.storage.volumes import SCANNED
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ EXIT_HANGING = 2  # told to stop, and something hung until the end: the journal 
 EXIT_NOT_CONFIGURED = 255
 STOP_SECONDS = 4.5  # wall: with the process's own end below the 5 s that are promised
 CHECK_SECONDS = 5.0  # product: looking at the domain before the volume is used
+RESET_SECONDS = 60.0  # wall: writing 2,000 host ids on slow storage
 HEALTH_PATH = "/ovirt-engine/services/health"
 
 _LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
@@ -82,16 +85,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     _parse(sys.argv[1:] if argv is None else argv)
     paths = HostPaths.from_env()
     setup_logging("ovirt-ha-broker", paths.broker_log_conf)
-    told = threading.Event()
+    # Not an Event: a handler runs on the main thread, between two instructions of that Event's own wait, and would wait
+    # for a lock that this very thread holds.
+    told: queue.SimpleQueue[None] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: told.put(None))
     status = _run(paths, told)
     logging.shutdown()
     sys.stderr.flush()
     os._exit(status)  # a worker that hangs in storage, sanlock or libvirt must not delay the end
 
 
-def _run(paths: HostPaths, told: threading.Event) -> int:
+def _run(paths: HostPaths, told: "queue.SimpleQueue[None]") -> int:
     try:
         broker = compose(paths)
         broker.server.reserve()
@@ -102,7 +107,7 @@ def _run(paths: HostPaths, told: threading.Event) -> int:
         return _refused(problem, EXIT_SOCKET)
     log.info("serving host id %d at %s", broker.host_id, paths.broker_socket, extra={"HE_HOST_ID": broker.host_id})
     tell_systemd("READY=1")
-    told.wait()
+    told.get()
     tell_systemd("STOPPING=1")
     ended = broker.stop(STOP_SECONDS)
     log.info("stopped")
@@ -167,6 +172,7 @@ def _composed(
         may_join=JoinRule(ProcessTable(), conf.vmid),
         on_change=changes.bump,
     )
+    door = _door(conf, clock, lockspaces.use_sector_size)
     guard_lost = lambda: lockspaces.facts().lockspace.value in _LOST  # noqa: E731
     watch = EngineWatch(agent_conf.libvirt_uri, conf.vmid, lease, clock, guard_lost)
     options = monitor_options(conf, agent_conf)
@@ -174,11 +180,11 @@ def _composed(
     return Broker(
         host_id=conf.host_id,
         server_path=paths.broker_socket,
-        whiteboard=_whiteboard(conf, domain, clock, timers, changes, metrics, monitors.storage, lockspaces),
+        whiteboard=_whiteboard(conf, door, clock, timers, changes, metrics, monitors.storage),
         lockspaces=lockspaces,
         monitors=monitors,
         notifier=MailNotifier(lambda: load_broker_conf(paths.broker_conf), paths.notifications_dir, metrics=metrics),
-        reset_lockspace=lambda: _write_lockspace(domain, lockspace_path),
+        reset_lockspace=LockspaceWriter(conf, lockspace_path, door.files, RESET_SECONDS),
         clock=clock,
         changes=changes,
         metrics=metrics,
@@ -188,25 +194,13 @@ def _composed(
 
 def _whiteboard(
     conf: HostedEngineConf,
-    domain: LocalDomain,
+    door: VolumeDoor,
     clock: SystemClock,
     timers: Timers,
     changes: Changes,
     metrics: Metrics,
     latency: StorageLatency,
-    lockspaces: SanlockLockspaces,
 ) -> Whiteboard:
-    path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
-
-    def worker(sector_size: int) -> IoWorker:
-        lockspaces.use_sector_size(sector_size)
-        return IoWorker(path, sector_size, clock)
-
-    def check(sector_size: int) -> None:
-        check_volume(path, SCANNED, sector_size)
-
-    door = VolumeDoor(domain, path, check, worker, clock.wait_floor(CHECK_SECONDS))
-
     def on_read(seconds: Optional[float], why: str) -> None:
         if seconds is None:
             latency.failed(why)
@@ -216,14 +210,49 @@ def _whiteboard(
     return Whiteboard(door.open, conf.host_id, clock, timers, changes.bump, on_read, metrics)
 
 
-def _write_lockspace(domain: LocalDomain, path: str) -> None:
-    """The lockspace of the slots, anew. Raises StorageError."""
-    try:
-        write_lockspace(WHITEBOARD, path, domain.sector_size())
-    except DomainProblem as problem:
-        raise StorageError(problem.code, problem.object, detail=f"expected {problem.expected}") from problem
-    except FormatFailed as failure:
-        raise StorageError("io", path, detail=failure.why) from failure
+def _door(conf: HostedEngineConf, clock: SystemClock, use_sector_size: Callable[[int], None]) -> VolumeDoor:
+    path = LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
+
+    def check(files: DomainFiles) -> None:
+        domain = LocalDomain(conf.storage, conf.sd_uuid, files)
+        domain.verify()
+        sector_size = domain.sector_size()
+        domain.check(path, SCANNED, sector_size)
+        use_sector_size(sector_size)
+
+    return VolumeDoor(IoWorker(path, clock=clock), check, clock, CHECK_SECONDS)
+
+
+class LockspaceWriter:
+    """The lockspace of the slots, anew; sanlock does the writing. Bounded by ``seconds`` (wall)."""
+
+    def __init__(self, conf: HostedEngineConf, path: str, files: Callable[[], DomainFiles], seconds: float) -> None:
+        self._conf = conf
+        self._path = path
+        self._files = files
+        self._seconds = seconds
+
+    def __call__(self) -> None:
+        """Raises StorageError; ``overdue``: sanlock was asked and may still do it."""
+        try:
+            sector_size = LocalDomain(self._conf.storage, self._conf.sd_uuid, self._files()).sector_size()
+        except DomainProblem as problem:
+            raise StorageError(problem.code, problem.object, detail=f"expected {problem.expected}") from problem
+        outcome: List[Optional[FormatFailed]] = []
+        writing = threading.Thread(target=self._write, args=(sector_size, outcome), name="write-lockspace", daemon=True)
+        writing.start()
+        writing.join(self._seconds)
+        if not outcome:
+            raise StorageOverdue("overdue", self._path, detail="sanlock was asked to write it, and may still do so")
+        if outcome[0] is not None:
+            raise StorageError("io", self._path, detail=outcome[0].why) from outcome[0]
+
+    def _write(self, sector_size: int, outcome: "List[Optional[FormatFailed]]") -> None:
+        try:
+            write_lockspace(WHITEBOARD, self._path, sector_size)
+            outcome.append(None)
+        except FormatFailed as failure:
+            outcome.append(failure)
 
 
 def monitor_options(conf: HostedEngineConf, agent_conf: AgentConf) -> MonitorOptions:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Callable, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.own_slot import OwnSlot
 from ovirt_he_ha.broker.protocol import PublishFacts, StorageFacts
 from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE, Empty, Health, Record, Slot, Vm
 from ovirt_he_ha.core.seams import BlockIO, Clock
@@ -20,19 +21,20 @@ from ovirt_he_ha.core.slot import decode, decode_global
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 
-BLANK = bytes(SLOT_SIZE)
 SLOT_COUNT = MAX_HOST_ID + 1
 CHUNK = 256  # slots in one read: 1 MiB, so that a full scan never keeps a write waiting for longer than one of these
 GAP = 15  # unread slots between two wanted ones that are cheaper to read along than to ask for separately
 TURN_FLOOR = 1.0  # wall seconds to wait for another transfer at the least
-LATE_WRITES = 8  # given-up writes whose late arrival in our slot is not taken for another host's
+# After these the place may hold something else when it answers again: the domain is looked at as at the first time.
+DOUBTFUL = frozenset({"missing", "stale", "not-a-volume", "too-small", "no-access", "metadata"})
 WRITE_ONLY = frozenset({"read-only", "no-access", "full", "short-write", "io"})  # no good read disproves these
 OVERWRITTEN_FOR = 60.0  # seconds that a foreign write into our slot stays reported: every cycle of the agent sees it
 
 
 @dataclass(frozen=True)
 class View:
-    """What one read of the volume found. ``slots``: 0, our own, and every other one that is in use."""
+    """What one read of the volume found. ``slots``: 0, our own, and every other one that is in use. ``read_at``: when
+    the read began, so that a slow one makes nobody look silent."""
 
     slots: Mapping[int, bytes]
     read_at: float
@@ -47,21 +49,10 @@ class _Last:
     meaning: object
 
 
-@dataclass
-class _Own:
-    """What became of our own slot. ``late``: writes that were given up and may still reach the volume."""
-
-    written: Optional[bytes] = None
-    late: Tuple[bytes, ...] = ()
-    written_at: Optional[float] = None
-    overwritten_at: Optional[float] = None
-    problem: str = ""
-
-
 class Whiteboard:
-    """``open_volume`` returns the volume or raises StorageError; it is called again until it succeeds.
-    ``on_change``: called when
-    something happened that others should look at.
+    """``open_volume`` looks whether the volume is what it should be and returns it, or raises StorageError; it is
+    called until it succeeds, again with every full scan, and after errors that say that something else may be there.
+    ``on_change``: called when something happened that others should look at.
     """
 
     def __init__(
@@ -82,6 +73,7 @@ class Whiteboard:
         self._on_read = on_read
         self._metrics = metrics or Metrics()
         self._io: Optional[BlockIO] = None
+        self._doubtful = True  # whether the volume must be looked at before it is used
         self._io_lock = threading.Lock()  # one transfer at a time; guards _io, _order, _writes; taken before the other
         self._order = 0  # counts transfers: a read that began before a write must not hide it
         self._writes: Dict[int, Tuple[int, bytes]] = {}
@@ -90,7 +82,7 @@ class Whiteboard:
         self._state = StorageFacts()
         self._state_at: Optional[float] = None
         self._write_problem: Optional[StorageFacts] = None  # a volume that can be read but not written
-        self._own = _Own()
+        self._own = OwnSlot()
         self._last: Dict[int, _Last] = {}
         self._used: FrozenSet[int] = frozenset()
         self._listed: FrozenSet[int] = frozenset()
@@ -147,6 +139,7 @@ class Whiteboard:
 
     def _read(self, now: float) -> None:
         full = not self._scanned or now >= self._scan_due
+        self._doubtful |= full
         wanted: Iterable[int] = range(SLOT_COUNT) if full else self._interesting()
         found = self._read_slots(wanted)
         if full:
@@ -154,7 +147,7 @@ class Whiteboard:
             self._scanned = True
             self._scan_due = now + self._timers.full_scan
             self._metrics.add("storage.full_scans")
-        self._accept(found)
+        self._accept(found, now)
 
     def _interesting(self) -> FrozenSet[int]:
         known = {slot_id for slot_id in self._listed if 0 <= slot_id <= MAX_HOST_ID}
@@ -187,10 +180,12 @@ class Whiteboard:
         self._on_read(self._clock.monotonic() - began, "")
         return order, data
 
-    def _accept(self, found: Mapping[int, Tuple[int, bytes]]) -> None:
-        """Make the view of what was read, with whatever was written since."""
+    def _accept(self, found: Mapping[int, Tuple[int, bytes]], read_at: float) -> None:
+        """Make the view of what was read, with whatever was written since. Raises StorageError ``old-data`` when our
+        own slot shows that all of it is of an earlier time."""
         now = self._clock.monotonic()
         with self._io_lock, self._facts_lock:
+            self._refuse_old(found)
             slots: Dict[int, bytes] = {}
             changed = self._set_state("ok", "", now)
             for slot_id, (order, data) in found.items():
@@ -199,10 +194,15 @@ class Whiteboard:
                 if slot_id == self.host_id and written_order < order:
                     changed |= self._is_foreign(data, now)
             kept = {slot_id: data for slot_id, data in slots.items() if data[:1] != b"\0" or self._always(slot_id)}
-            self._view = View(MappingProxyType(kept), now)
+            self._view = View(MappingProxyType(kept), read_at)
             changed |= self._note(kept, now)
         if changed:
             self._on_change()
+
+    def _refuse_old(self, found: Mapping[int, Tuple[int, bytes]]) -> None:
+        order, data = found.get(self.host_id, (0, b""))
+        if order > self._writes.get(self.host_id, (0, b""))[0] and self._own.is_old(data):
+            raise StorageError("old-data", f"slot {self.host_id}")
 
     def _always(self, slot_id: int) -> bool:
         """Shown even when blank."""
@@ -273,7 +273,8 @@ class Whiteboard:
         finally:
             self._io_lock.release()
         if found != block:
-            raise StorageError("not-stored", f"slot {host_id}", detail="another host wrote it")
+            old = host_id == self.host_id and self._own.is_old(found)
+            raise StorageError("old-data" if old else "not-stored", f"slot {host_id}")
         if host_id == GLOBAL_SLOT and offset in io.late_writes():
             # Our own slot is written again within seconds; a flag that is undone would stay so.
             raise StorageOverdue("late-write", "slot 0")
@@ -283,10 +284,12 @@ class Whiteboard:
         """Note what became of a write, and put it into the view at once: who wrote may read it back through us."""
         now = self._clock.monotonic()
         if host_id == self.host_id:
-            self._own.written = block
+            self._own.put(block)
+            if self._own.is_old(found):
+                return False
             if self._is_foreign(found, now):
                 return True
-            self._own.written_at, self._own.problem, self._own.late = now, "", ()
+            self._own.written_at, self._own.problem = now, ""
         if found == block:
             self._write_problem = None
         if self._view is None:
@@ -298,23 +301,20 @@ class Whiteboard:
 
     def _write_failed(self, host_id: int, block: bytes, error: StorageError) -> None:
         self._metrics.add("storage.write_errors")
+        self._doubtful |= error.code in DOUBTFUL
         with self._facts_lock:
             if error.code in WRITE_ONLY:
                 self._write_problem = StorageFacts(error.code, None, str(error))
             if host_id == self.host_id:
                 self._own.problem = error.code
-                self._own.late = (*self._own.late, block)[-LATE_WRITES:]
+                self._own.gave_up(block)
         self._on_change()
 
     def _is_foreign(self, found: bytes, now: float) -> bool:
-        """Somebody else wrote our slot if it holds nothing of what we wrote. Said once per foreign write."""
-        own = self._own
-        if own.written is None or found == own.written or found in own.late:
-            return False
-        own.overwritten_at = now
-        own.written = found
-        self._metrics.add("storage.own_slot_overwritten")
-        return True
+        foreign = self._own.is_foreign(found, now)
+        if foreign:
+            self._metrics.add("storage.own_slot_overwritten")
+        return foreign
 
     # --- the volume -----------------------------------------------------------------------------------------------
 
@@ -330,13 +330,15 @@ class Whiteboard:
         return max(until - self._clock.monotonic(), 0.001)
 
     def _volume(self) -> BlockIO:
-        if self._io is None:
+        if self._io is None or self._doubtful:
             self._io = self._open_volume()
+            self._doubtful = False
         return self._io
 
     def _failed(self, error: StorageError, now: float) -> None:
         self._metrics.add("storage.read_errors")
         self._on_read(None, error.code)
+        self._doubtful |= error.code in DOUBTFUL
         with self._facts_lock:
             changed = self._set_state(error.code, str(error), now)
         if changed:

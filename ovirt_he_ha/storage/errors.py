@@ -18,10 +18,22 @@ STORAGE_CODES: Dict[str, Tuple[str, str]] = {
     "full": ("no space left", "the volume is sparse: free space on the storage"),
     "stale": ("the file handle is stale", "the export was changed: connect the storage again"),
     "short-write": ("only a part was written, three times", "look for errors of the storage in the kernel log"),
+    "short-read": ("less than a sector was read", "look for errors of the storage in the kernel log"),
+    "not-a-file": ("this is not a file", "check the UUIDs and what is mounted"),
+    "too-large": ("the file is larger than it can be", "check the UUIDs and what is mounted"),
+    "old-data": (
+        "it shows an older record of this host than the one that was written",
+        "an old copy is served (a snapshot, a cache, a mirror that fell behind): repair the storage; until then "
+        "nothing of it is believed",
+    ),
     "io": ("the storage answers with an error", "look for errors of the storage in the kernel log"),
     "request": ("offset or length is not a multiple of 4096", "this is a defect of ours: please report it"),
     "worker-died": ("the I/O process ended by itself", "nothing: the next access starts another; see the kernel log"),
     "overdue": ("no answer in time", "check the path to the storage; the I/O process was replaced"),
+    "not-stored": (
+        "what was read back is not what was written",
+        "look whether another host uses this host id, and for errors of the storage in the kernel log",
+    ),
     "late-write": (
         "it is written, but an earlier write that was given up may still arrive and undo it",
         "restore the path to the storage, then write it again",
@@ -62,7 +74,7 @@ class StorageOverdue(StorageError):
 class DomainProblem(Exception):
     """Something in the storage domain is not as it must be. ``object`` is a path; ``code`` is ``missing``,
     ``not-a-volume``, ``too-small``, ``no-access``, ``read-only``, ``sector-size``, ``no-direct-io``, ``in-use``,
-    ``metadata``, ``path`` or ``io``."""
+    ``metadata``, ``path``, ``short-read`` or ``io``."""
 
     msg = "{object}: {code}, expected {expected}; {what_to_do}"
 

@@ -5,13 +5,15 @@ hung one can be replaced within a deadline. Therefore it imports nothing but the
 
 The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
 
-* request: op (1 byte: R read, W write, P probe), offset (8), length (4), then ``length`` bytes for W
+* request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T and D
+* op: R read, W write, P probe the volume; L look at another volume, T a small text file, D whether a directory
 * answer: code length (1), errno (4), data length (4), code (ASCII, empty: done), data
 
 It ends when the other end of the socket is closed, so it never outlives the daemon by more than one I/O.
 """
 
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -19,15 +21,19 @@ import socket
 import stat
 import struct
 import sys
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
 FACTS = struct.Struct("!QIB")
 READ, WRITE, PROBE = b"R", b"W", b"P"
+LOOK, TEXT, DIRECTORY = b"L", b"T", b"D"
+WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY)
 
 PAGE = 4096  # every offset and length is a multiple of it: one slot, and one sector on the largest-sectored disks
 BUFFER = 1 << 20  # a full scan of 8,196,096 bytes takes eight of them
+MOST_TEXT = 1 << 16  # the metadata of a storage domain has about 400 bytes
+BLKROGET = 0x125E  # linux/fs.h
 WRITE_TRIES = 3  # a write that came out short is repeated as a whole: half a slot is worth nothing
 
 _CODES = {
@@ -47,7 +53,8 @@ _CODES = {
 
 
 class IoFailure(Exception):
-    """``code`` is one of the values above, or ``io``, ``too-small``, ``short-write``, ``no-direct-io``, ``request``."""
+    """``code`` is one of the values above, or ``io``, ``too-small``, ``short-read``, ``short-write``, ``no-direct-io``,
+    ``request``, ``not-a-file``, ``too-large``."""
 
     def __init__(self, code: str, error: int = 0) -> None:
         super().__init__(code, error)
@@ -103,10 +110,11 @@ def _fill(handle: int, buffer: mmap.mmap, offset: int, count: int) -> None:
         while done < count:
             with view[done:count] as rest:
                 got = os.preadv(handle, [rest], offset + done)
-            got -= got % 512  # the rest of a sector can only be read again from its beginning
-            if got == 0:
-                raise IoFailure("too-small")
-            done += got
+            whole = got - got % 512  # the rest of a sector can only be read again from its beginning
+            if whole == 0:
+                ends = got == 0 or volume_size(handle) < offset + count
+                raise IoFailure("too-small" if ends else "short-read")
+            done += whole
 
 
 def direct_write(path: str, offset: int, data: bytes) -> None:
@@ -153,6 +161,69 @@ def probe(path: str) -> Tuple[int, int, bool]:
         os.close(handle)
 
 
+class VolumeLook(NamedTuple):
+    """``refusal``: empty if it can be written, else the code that says why not, with ``error`` as its errno."""
+
+    size: int
+    sector_size: int
+    is_device: bool
+    refusal: str = ""
+    error: int = 0
+
+
+def look(path: str) -> VolumeLook:
+    """What ``probe`` tells, and whether this process may write. Raises IoFailure."""
+    facts = probe(path)
+    try:
+        _check_writable(path)
+    except IoFailure as failure:
+        return VolumeLook(*facts, failure.code, failure.error)
+    return VolumeLook(*facts)
+
+
+def _check_writable(path: str) -> None:
+    read_only = False
+    try:
+        read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+        handle = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        raise IoFailure("read-only" if read_only else IoFailure.of(error).code, error.errno or 0) from error
+    try:
+        if stat.S_ISBLK(os.fstat(handle).st_mode):
+            # a read-only device can be opened for writing; only the write is refused
+            read_only = bool(struct.unpack("i", fcntl.ioctl(handle, BLKROGET, bytes(4)))[0])
+    except OSError as error:
+        raise IoFailure.of(error) from error
+    finally:
+        os.close(handle)
+    if read_only:
+        raise IoFailure("read-only")
+
+
+def text(path: str) -> bytes:
+    """A whole file of at most 64 KiB. Raises IoFailure, ``too-large`` for a longer one."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise IoFailure.of(error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise IoFailure("not-a-file")
+        data = os.read(handle, MOST_TEXT + 1)
+    except OSError as error:
+        raise IoFailure.of(error) from error
+    finally:
+        os.close(handle)
+    if len(data) > MOST_TEXT:
+        raise IoFailure("too-large")
+    return data
+
+
+def is_directory(path: str) -> bool:
+    """False also for what cannot be looked at."""
+    return os.path.isdir(path)
+
+
 def serve(connection: socket.socket, path: str) -> None:
     """Answer requests until the other end is closed."""
     while True:
@@ -160,7 +231,7 @@ def serve(connection: socket.socket, path: str) -> None:
         if head is None:
             return
         operation, offset, length = REQUEST.unpack(head)
-        body = receive(connection, length) if operation == WRITE else b""
+        body = receive(connection, length) if operation in WITH_BODY else b""
         if body is None:
             return
         code, error, data = "", 0, b""
@@ -174,12 +245,23 @@ def serve(connection: socket.socket, path: str) -> None:
 def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes) -> bytes:
     if operation == PROBE:
         return FACTS.pack(*probe(path))
+    if operation in (LOOK, TEXT, DIRECTORY):
+        return _perform_elsewhere(os.fsdecode(body), operation)
     if offset % PAGE or length % PAGE or not length:
         raise IoFailure("request", errno.EINVAL)
     if operation == READ:
         return direct_read(path, offset, length)
     direct_write(path, offset, body)
     return b""
+
+
+def _perform_elsewhere(path: str, operation: bytes) -> bytes:
+    if operation == LOOK:
+        found = look(path)
+        return FACTS.pack(*found[:3]) + struct.pack("!i", found.error) + found.refusal.encode()
+    if operation == TEXT:
+        return text(path)
+    return b"1" if is_directory(path) else b""
 
 
 def receive(connection: socket.socket, count: int) -> Optional[bytes]:

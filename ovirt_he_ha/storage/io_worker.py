@@ -1,8 +1,13 @@
-"""One volume, read and written by a process that may hang without taking the daemon with it."""
+"""One volume, read and written by a process that may hang without taking the daemon with it.
+
+Everything that a daemon does on the storage goes this way: a thread of its own that hangs in the kernel would survive
+SIGKILL, and the daemon with it, its socket and its lock included.
+"""
 
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,10 +20,22 @@ from ovirt_he_ha.core.model import SLOT_SIZE
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
-from ovirt_he_ha.storage.io_process import ANSWER, FACTS, PROBE, READ, REQUEST, WRITE
+from ovirt_he_ha.storage.io_process import (
+    ANSWER,
+    DIRECTORY,
+    FACTS,
+    LOOK,
+    PROBE,
+    READ,
+    REQUEST,
+    TEXT,
+    WRITE,
+    VolumeLook,
+)
 
 MAX_ABANDONED = 2  # processes in uninterruptible sleep; a third would hang at the same place
 KILL_GRACE = 0.2  # wall seconds from SIGKILL until a process counts as unkillable; a killable one needs about 5 ms
+_ERRNO = struct.Struct("!i")
 FLOOR = 1.0  # wall seconds: storage does not become faster when the lab's clock does
 
 
@@ -89,6 +106,36 @@ class IoWorker(BlockIO):
         """Raises like ``read``."""
         return VolumeFacts(*FACTS.unpack(self._call(PROBE, 0, 0, b"", deadline)))
 
+    # --- other places of the same storage ---------------------------------------------------------------------------
+
+    def look(self, path: str, deadline: float) -> VolumeLook:
+        """Size, sectors and whether it can be written, of another volume. Raises like ``read``."""
+        answer = self._call(LOOK, 0, 0, os.fsencode(path), deadline, path)
+        size, sector_size, is_device = FACTS.unpack_from(answer)
+        (error,) = _ERRNO.unpack_from(answer, FACTS.size)
+        return VolumeLook(size, sector_size, bool(is_device), answer[FACTS.size + _ERRNO.size :].decode(), error)
+
+    def text(self, path: str, deadline: float) -> bytes:
+        """A file of at most 64 KiB. Raises like ``read``."""
+        return self._call(TEXT, 0, 0, os.fsencode(path), deadline, path)
+
+    def is_directory(self, path: str, deadline: float) -> bool:
+        return bool(self._call(DIRECTORY, 0, 0, os.fsencode(path), deadline, path))
+
+    def rest(self) -> None:
+        """End the process until the next call, which starts another one (20 ms): for who comes rarely, 10 MB are worth
+        it. Not while a call is under way."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            process, self._process = self._process, None
+            if process is not None:
+                process.connection.close()
+                if not _ended_by(process, time.monotonic() + KILL_GRACE):
+                    self._kill(process)
+        finally:
+            self._turn.release()
+
     def close(self, deadline: float) -> None:
         """Ends the process; one that hangs is killed, or left behind. Never raises, never hangs."""
         self._closed = True
@@ -105,43 +152,49 @@ class IoWorker(BlockIO):
         finally:
             self._turn.release()
 
-    def _call(self, operation: bytes, offset: int, length: int, data: bytes, deadline: float) -> bytes:
+    def _call(
+        self, operation: bytes, offset: int, length: int, body: bytes, deadline: float, path: Optional[str] = None
+    ) -> bytes:
+        """``path``: what the call is about, if it is not the volume."""
+        path = path or self.path
         end = time.monotonic() + self._clock.wait_floor(deadline, FLOOR)
         if not self._turn.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise StorageOverdue("overdue", self.path, detail=f"{deadline:g} s, waiting for another access")
+            raise StorageOverdue("overdue", path, detail=f"{deadline:g} s, waiting for another access")
         try:
-            return self._ask(operation, offset, length, data, end, deadline)
+            process = self._started()
+            process.writing = offset if operation == WRITE else None
+            request = REQUEST.pack(operation, offset, length or len(body)) + body
+            return self._ask(process, request, end, deadline, path)
         finally:
             self._turn.release()
 
-    def _ask(self, operation: bytes, offset: int, length: int, data: bytes, end: float, deadline: float) -> bytes:
-        process = self._started()
-        process.writing = offset if operation == WRITE else None
+    def _ask(self, process: _Process, request: bytes, end: float, deadline: float, path: str) -> bytes:
         try:
-            _send(process.connection, REQUEST.pack(operation, offset, length) + data, end)
+            _send(process.connection, request, end)
             code_length, error, size = ANSWER.unpack(_receive(process.connection, ANSWER.size, end))
             code = _receive(process.connection, code_length, end).decode("ascii", "replace")
             answer = _receive(process.connection, size, end)
         except TimeoutError:
             self._discard(process)
-            raise StorageOverdue("overdue", self.path, detail=f"{deadline:g} s") from None
+            raise StorageOverdue("overdue", path, detail=f"{deadline:g} s") from None
         except (EOFError, OSError):
             self._discard(process)
-            raise StorageError("worker-died", self.path) from None
+            raise StorageError("worker-died", path) from None
         except BaseException:
             self._discard(process)  # an answer that nobody reads would be taken for the next one's
             raise
         process.writing = None
         if code:
-            raise StorageError(code, self.path, error)
+            raise StorageError(code, path, error)
         return answer
 
     def _started(self) -> _Process:
         if self._closed:
             raise StorageError("closed", self.path)
+        if self._abandoned:
+            self._abandoned = self._still_there()  # also reaps those that could end at last
         if self._process is not None:
             return self._process
-        self._abandoned = self._still_there()
         if len(self._abandoned) >= MAX_ABANDONED:
             raise StorageOverdue("stuck", self.path)
         ours, theirs = socket.socketpair()

@@ -2,21 +2,24 @@
 
 import os
 from pathlib import PurePosixPath
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Optional
 
-from ovirt_he_ha.config.text import ConfigError, read_text
 from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.storage.domain_files import DomainFiles, FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.volumes import check_volume, lease_area
 
 
 class LocalDomain:
-    """Paths and facts of the domain; makes and changes nothing. Every method but the properties may hang with the
-    storage: call them where that is allowed."""
+    """Paths and facts of the domain; makes and changes nothing. ``files`` does the looking: with those of this process
+    (the default) ``sector_size`` and ``verify`` may hang with the storage, and then nothing can end the process, not
+    even SIGKILL. A daemon uses those of a worker."""
 
-    def __init__(self, storage: str, sd_uuid: str) -> None:
+    def __init__(self, storage: str, sd_uuid: str, files: Optional[DomainFiles] = None) -> None:
         self.storage = storage
         self.sd_uuid = sd_uuid
+        self._files = files or FilesHere()
 
     @property
     def directory(self) -> str:
@@ -40,7 +43,7 @@ class LocalDomain:
 
     def sector_size(self) -> int:
         """512 or 4096, as the domain was made with: the same on every host, whatever device is below. Raises
-        DomainProblem."""
+        DomainProblem, and StorageOverdue with a worker's files."""
         text = self._metadata().get("BLOCK_SIZE", "512")
         if text not in ("512", "4096"):
             raise DomainProblem(
@@ -53,10 +56,10 @@ class LocalDomain:
 
     def verify(self) -> None:
         """That this is the domain, that we may write to it, and that its sectors suit the device. Raises
-        DomainProblem."""
+        DomainProblem, and StorageOverdue with a worker's files."""
         if not os.path.isabs(self.storage):
             raise DomainProblem("path", self.storage, "an absolute directory", "correct storage= in hosted-engine.conf")
-        if not os.path.isdir(self.directory):
+        if not self._files.is_directory(self.directory):
             raise DomainProblem(
                 "missing", self.directory, "the directory of the storage domain", "mount the storage, or check sdUUID"
             )
@@ -69,16 +72,25 @@ class LocalDomain:
                 f"it says {found[:40]!r}: this is another domain",
             )
         sector_size = self.sector_size()
-        check_volume(self.ids_path, lease_area(sector_size), sector_size)
+        self.check(self.ids_path, lease_area(sector_size), sector_size)
+
+    def check(self, path: str, min_size: int, sector_size: int) -> None:
+        """One volume of the domain, see ``check_volume``."""
+        check_volume(path, min_size, sector_size, look=self._files.look)
 
     def _metadata(self) -> Mapping[str, str]:
         try:
-            text = read_text(self.metadata_path)
-        except ConfigError as error:
-            code = "missing" if error.found == "no such file" else "metadata"
+            text = self._files.text(self.metadata_path).decode("utf-8")
+        except UnicodeDecodeError as error:
             raise DomainProblem(
-                code, self.metadata_path, error.expected, f"found {error.found}: mount the storage, or check sdUUID"
+                "metadata", self.metadata_path, "text in UTF-8", "found other bytes: the domain is damaged"
             ) from error
+        except IoFailure as failure:
+            code = "missing" if failure.code == "missing" else "metadata"
+            what = os.strerror(failure.error) if failure.error else failure.code
+            raise DomainProblem(
+                code, self.metadata_path, "a readable file", f"found {what}: mount the storage, or check sdUUID"
+            ) from failure
         values: Dict[str, str] = {}
         for line in text.splitlines():
             key, sign, value = line.partition("=")

@@ -5,18 +5,16 @@ Layout, the one that oVirt uses for file domains: ``<storage>/<sdUUID>/dom_md/{m
 """
 
 import errno
-import fcntl
 import os
 import stat
-import struct
 from dataclasses import dataclass
-from typing import NoReturn, Optional, Tuple
+from typing import Callable, NoReturn, Optional, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.text import atomic_write
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE
 from ovirt_he_ha.storage.errors import DomainProblem
-from ovirt_he_ha.storage.io_process import IoFailure, probe
+from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook, look
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -25,7 +23,6 @@ SCANNED = (MAX_HOST_ID + 1) * SLOT_SIZE  # 8,196,096 bytes: what readers parse o
 LEASE_AREA = 8 * MIB  # what is allocated for one sanlock lockspace or resource
 OWNER = (36, 36)  # vdsm:kvm
 MODE = 0o660
-BLKROGET = 0x125E  # linux/fs.h
 
 _WHAT_TO_DO = {
     "missing": "check that the storage is mounted and the UUIDs are right",
@@ -222,43 +219,30 @@ def _in_use(path: str) -> DomainProblem:
     )
 
 
-def check_volume(path: str, min_size: int, sector_size: int, writable: bool = True) -> None:
+Looker = Callable[[str], VolumeLook]
+
+
+def check_volume(path: str, min_size: int, sector_size: int, writable: bool = True, look: Looker = look) -> None:
     """That the volume can be used with direct I/O in units of ``sector_size`` by this process. Raises DomainProblem:
     ``missing``, ``not-a-volume``, ``no-access``, ``read-only``, ``too-small``, ``sector-size``, ``no-direct-io``,
-    ``io``. May hang with the storage."""
+    ``io``. May hang with the storage, unless ``look`` has a deadline (see ``domain_files``)."""
     try:
-        size, device_sector, _is_device = probe(path)
+        found = look(path)
     except IoFailure as failure:
         _refuse(path, failure)
-    if size < min_size:
+    if found.size < min_size:
         raise DomainProblem(
-            "too-small", path, f"at least {min_size} bytes", f"it has {size}: it is damaged or another volume"
+            "too-small", path, f"at least {min_size} bytes", f"it has {found.size}: it is damaged or another volume"
         )
-    if device_sector > sector_size:
+    if found.sector_size > sector_size:
         raise DomainProblem(
             "sector-size",
             path,
             f"a device with sectors of {sector_size} bytes",
-            f"its sectors have {device_sector}: a domain made for {sector_size} cannot be used on it",
+            f"its sectors have {found.sector_size}: a domain made for {sector_size} cannot be used on it",
         )
-    if writable:
-        _check_writable(path)
-
-
-def _check_writable(path: str) -> None:
-    read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError as error:
-        _refuse(path, IoFailure("read-only" if read_only else IoFailure.of(error).code, error.errno or 0))
-    try:
-        if stat.S_ISBLK(os.fstat(handle).st_mode):
-            # a read-only device can be opened for writing; only the write is refused
-            read_only = bool(struct.unpack("i", fcntl.ioctl(handle, BLKROGET, bytes(4)))[0])
-    finally:
-        os.close(handle)
-    if read_only:
-        _refuse(path, IoFailure("read-only"))
+    if writable and found.refusal:
+        _refuse(path, IoFailure(found.refusal, found.error))
 
 
 def _refuse(path: str, failure: IoFailure) -> NoReturn:

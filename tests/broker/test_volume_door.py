@@ -1,82 +1,118 @@
 """Finding the volume: named states, one worker for good, and a look that hangs."""
 
-import threading
+import os
+import signal
+import time
 
 import pytest
 
 from ovirt_he_ha.broker.volume_door import VolumeDoor
+from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
+from ovirt_he_ha.storage.io_process import IoFailure
+from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeName, VolumeSizes, create_domain
+
+SD = "11111111-0000-4000-8000-000000000000"
+NAMES = DomainVolumes(VolumeName("i1", "v1"), VolumeName("i2", "v2"), VolumeName("i3", "v3"), VolumeName("i4", "v4"))
 
 
-class Domain:
-    def __init__(self):
-        self.problem = None
-        self.hang = None
+class House:
+    """A domain on the disk and a door to it."""
 
-    def verify(self):
-        if self.hang is not None:
-            self.hang.wait(10)
-        if self.problem is not None:
-            raise self.problem
+    def __init__(self, storage, seconds):
+        create_domain(str(storage), SD, NAMES, VolumeSizes(SCANNED, MIB, MIB, MIB, MIB), owner=None)
+        clock = SystemClock(1.0)
+        self.domain = LocalDomain(str(storage), SD)
+        self.path = self.domain.volume_path("i1", "v1")
+        self.worker = IoWorker(self.path, clock=clock)
+        self.sector_sizes = []
+        self.storage = storage
+        self.door = VolumeDoor(self.worker, self.check, clock, seconds)
 
-    def sector_size(self):
-        return 4096
+    def check(self, files):
+        domain = LocalDomain(str(self.storage), SD, files)
+        domain.verify()
+        domain.check(self.path, SCANNED, domain.sector_size())
+        self.sector_sizes.append(domain.sector_size())
 
-
-class Door:
-    def __init__(self, seconds=5.0):
-        self.domain = Domain()
-        self.checked = []
-        self.made = []
-        self.door = VolumeDoor(self.domain, "/volume", self.checked.append, self.make, seconds)
-
-    def make(self, sector_size):
-        self.made.append(sector_size)
-        return object()
+    def hold(self):
+        """Freeze the worker's process, as storage does that does not answer."""
+        os.kill(self.worker._process.popen.pid, signal.SIGSTOP)
 
 
-def test_the_same_worker_every_time():
-    door = Door()
-    first = door.door.open()
-    assert door.door.open() is first
-    assert (door.checked, door.made) == ([4096, 4096], [4096])
+@pytest.fixture
+def house(tmp_path):
+    made = House(tmp_path, 0.4)
+    yield made
+    made.worker.close(1)
 
 
-@pytest.mark.parametrize(
-    ("problem", "code"),
-    [
-        (DomainProblem("missing", "/domain", "a directory", "mount it"), "missing"),
-        (DomainProblem("sector-size", "/domain", "512", "no"), "sector-size"),
-        (OSError(5, "Input/output error"), "io"),
-    ],
-)
-def test_problems_are_storage_errors(problem, code):
-    door = Door()
-    door.domain.problem = problem
+def problem(house):
     with pytest.raises(StorageError) as caught:
-        door.door.open()
-    assert caught.value.code == code
-    door.domain.problem = None
-    door.door.open()
+        house.door.open()
+    return caught.value
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_defect_is_an_error_too():
-    door = Door()
-    door.domain.problem = KeyError("x")
+def test_the_same_worker_every_time(house):
+    assert house.door.open() is house.worker
+    assert house.door.open() is house.worker
+    assert house.sector_sizes == [512, 512]
+
+
+def test_what_is_wrong_is_named_and_looked_at_again(house):
+    os.rename(house.path, house.path + ".away")
+    assert problem(house).code == "missing"
+    os.rename(house.path + ".away", house.path)
+    os.truncate(house.path, 8192)
+    assert problem(house).code == "too-small"
+    os.truncate(house.path, SCANNED)
+    with open(house.domain.metadata_path, "a") as file:
+        file.write(f"SDUUID=2{SD[1:]}\n")
+    assert problem(house).code == "metadata"
+    with open(house.domain.metadata_path, "w") as file:
+        file.write(f"SDUUID={SD}\n")
+    assert house.door.open() is house.worker
+
+
+def test_s4_a_look_that_hangs_is_given_up_in_time_and_goes_on_when_it_can(house):
+    house.door.open()
+    house.hold()
+    began = time.monotonic()
+    assert isinstance(problem(house), StorageOverdue)
+    assert time.monotonic() - began < 1.5
+    assert house.door.open() is house.worker
+    assert house.worker.abandoned == 0
+
+
+def test_s4_the_storage_is_not_touched_by_this_process(house, monkeypatch):
+    """A thread of the daemon that hangs in the kernel would survive its SIGKILL."""
+    from ovirt_he_ha.storage import io_process
+
+    def touched(*_arguments):
+        raise AssertionError("in this process")
+
+    for name in ("direct_read", "direct_write", "probe", "look", "text", "is_directory"):
+        monkeypatch.setattr(io_process, name, touched)
+    house.door.open()
+    assert house.worker.read(0, 4096, 5) == bytes(4096)
+    assert LocalDomain(str(house.storage), SD, house.door.files()).sector_size() == 512
+
+
+def test_a_domain_that_is_not_there(tmp_path):
+    clock = SystemClock(1.0)
+    worker = IoWorker(str(tmp_path / "volume"), clock=clock)
+
+    def check(files):
+        LocalDomain(str(tmp_path), SD, files).verify()
+
     with pytest.raises(StorageError) as caught:
-        door.door.open()
-    assert caught.value.code == "io"
-
-
-def test_a_look_that_hangs_is_left_behind_and_not_repeated():
-    door = Door(seconds=0.05)
-    door.domain.hang = threading.Event()
-    for _ in range(3):
-        with pytest.raises(StorageOverdue):
-            door.door.open()
-    assert sum(thread.name == "volume-check" for thread in threading.enumerate()) == 1
-    door.domain.hang.set()
-    door.door._looking.join(5)
-    door.door.open()
-    assert door.made == [4096]
+        VolumeDoor(worker, check, clock, 5).open()
+    assert (caught.value.code, caught.value.path) == ("missing", str(tmp_path / SD))
+    with pytest.raises(DomainProblem) as found:
+        LocalDomain(str(tmp_path), SD).verify()
+    assert found.value.code == "missing"
+    with pytest.raises(IoFailure):
+        VolumeDoor(worker, check, clock, 5).files().text(str(tmp_path))
+    worker.close(1)

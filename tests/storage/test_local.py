@@ -5,6 +5,7 @@ import pytest
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.storage import volumes
 from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.io_process import VolumeLook
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import (
     MIB,
@@ -19,6 +20,7 @@ from ovirt_he_ha.storage.volumes import (
 
 SD = "11111111-0000-4000-8000-000000000000"
 NAMES = DomainVolumes(VolumeName("i1", "v1"), VolumeName("i2", "v2"), VolumeName("i3", "v3"), VolumeName("i4", "v4"))
+LARGE_SECTORS = VolumeLook(8192, 4096, True)
 SIZES = VolumeSizes(metadata=SCANNED, lockspace=MIB, configuration=MIB, disk=MIB, lease=MIB)
 
 
@@ -164,12 +166,11 @@ class TestCheckVolume:
         assert problem(lambda: check_volume(str(tmp_path / "small"), SCANNED, 512)) == "too-small"
         assert problem(lambda: check_volume(str(tmp_path / "pipe"), 1, 512)) in ("not-a-volume", "no-direct-io")
 
-    def test_larger_sectors_below(self, tmp_path, monkeypatch):
+    def test_larger_sectors_below(self, tmp_path):
         path = tmp_path / "volume"
         path.write_bytes(bytes(8192))
-        monkeypatch.setattr(volumes, "probe", lambda _path: (8192, 4096, True))
-        assert problem(lambda: check_volume(str(path), 1, 512)) == "sector-size"
-        check_volume(str(path), 1, 4096)
+        assert problem(lambda: check_volume(str(path), 1, 512, look=lambda _path: LARGE_SECTORS)) == "sector-size"
+        check_volume(str(path), 1, 4096, look=lambda _path: LARGE_SECTORS)
 
     def test_a_read_only_file_system(self, tmp_path, monkeypatch):
         path = tmp_path / "volume"

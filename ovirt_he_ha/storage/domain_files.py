@@ -1,0 +1,75 @@
+"""How a storage domain is looked at: in this process, which may hang, or through a worker with a deadline."""
+
+from typing import Protocol
+
+from ovirt_he_ha.core.seams import Clock
+from ovirt_he_ha.storage import io_process
+from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
+from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook
+from ovirt_he_ha.storage.io_worker import IoWorker
+
+
+class DomainFiles(Protocol):
+    """Every method may fail; none makes or changes anything."""
+
+    def is_directory(self, path: str) -> bool: ...
+
+    def text(self, path: str) -> bytes:
+        """A file of at most 64 KiB. Raises IoFailure."""
+        ...
+
+    def look(self, path: str) -> VolumeLook:
+        """Raises IoFailure."""
+        ...
+
+
+class FilesHere(DomainFiles):
+    """In this process: a thread that hangs in the storage's kernel code cannot be ended, and keeps the process with
+    all it holds. For the command line and tests."""
+
+    def is_directory(self, path: str) -> bool:
+        return io_process.is_directory(path)
+
+    def text(self, path: str) -> bytes:
+        return io_process.text(path)
+
+    def look(self, path: str) -> VolumeLook:
+        return io_process.look(path)
+
+
+class FilesOfWorker(DomainFiles):
+    """All calls together end within ``seconds`` (product) of its making, or raise StorageOverdue: make a new one for
+    each look at the domain."""
+
+    def __init__(self, worker: IoWorker, clock: Clock, seconds: float) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._until = clock.monotonic() + seconds
+
+    def is_directory(self, path: str) -> bool:
+        try:
+            return self._worker.is_directory(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def text(self, path: str) -> bytes:
+        try:
+            return self._worker.text(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def look(self, path: str) -> VolumeLook:
+        try:
+            return self._worker.look(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def _left(self) -> float:
+        return max(0.001, self._until - self._clock.monotonic())
+
+
+def _sorted(error: StorageError) -> Exception:
+    """What the storage said is a finding; what became of the worker is not."""
+    if isinstance(error, StorageOverdue) or error.code in ("worker-died", "closed"):
+        return error
+    return IoFailure(error.code, error.error)
