@@ -3,13 +3,14 @@ PYTHON = /usr/bin/python3
 COMPILED = ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help install check fast lab lab-down clean
+.PHONY: help install check fast bench lab lab-down clean
 
 help:
 	@echo "make lab       three hosts on this machine: the engine is killed and comes back; they stay up"
 	@echo "make lab-down  remove the lab"
 	@echo "make check     everything CI runs"
 	@echo "make fast      the part of it that needs no lab (about a minute)"
+	@echo "make bench     what the daemons cost, one JSON line per figure (docs/cost.md)"
 	@echo "make clean     remove what these commands made in this directory"
 
 install:
@@ -21,6 +22,9 @@ check: install
 
 fast: install
 	@scripts/check fast
+
+bench: install
+	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 "$(CURDIR)/.venv/bin/python" -m benchmarks
 
 lab: install
 	@scripts/lab-tour

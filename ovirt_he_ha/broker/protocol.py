@@ -1,16 +1,22 @@
 """Names and types of the broker's calls, for both sides of the socket.
 
 The methods of the field's client library come first; ``snapshot``, ``wait_for_change`` and ``health`` are ours. A
-snapshot crosses the socket as one struct: the slots as one binary blob of 4,096 bytes each in the order of ``ids``,
-every reading with its age and, where there is no value, the code of why. Both directions are strict: what does not
-fit raises :class:`ProtocolError`. Unknown keys are ignored, so that a newer broker may say more.
+snapshot crosses the socket as one struct: the slots as one binary blob, every reading with its age and, where there is
+no value, the code of why. Both directions are strict: what does not fit raises :class:`ProtocolError`. Unknown keys are
+ignored, so that a newer broker may say more.
+
+What grows with the cluster is packed, because one XML element costs as much as 4 KiB of a blob: each slot is its host
+id and length (2 bytes each, big endian) and its bytes without the NULs at their end, ascending; sanlock's hosts are one
+text of ids per flag, such as ``1-80,82``.
 """
 
 import math
+import re
+import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ovirt_he_ha.broker.structs import Members, ProtocolError, flag, integer, natural, number, text, word
 from ovirt_he_ha.broker.wire import (  # the client's only door to the codec
@@ -59,6 +65,9 @@ __all__ = [
 
 T = TypeVar("T")
 Struct = Dict[str, Any]
+
+_SLOT_HEAD = struct.Struct("!HH")
+_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 MAX_BODY = 1 << 20  # bytes of one request; the largest honest one (a slot in base64) is below 6 KiB
 MAX_ANSWER = 1 << 25  # bytes of one answer; 2001 slots in base64 are 11 MB
@@ -196,7 +205,31 @@ def _pack_owner(owner: LeaseOwner) -> Struct:
 
 
 def _pack_hosts(hosts: Mapping[int, HostLease]) -> Struct:
-    return {str(host_id): flag.value for host_id, flag in hosts.items()}
+    by_flag: Dict[str, List[int]] = {}
+    for host_id, flagged in sorted(hosts.items()):
+        by_flag.setdefault(flagged.value, []).append(host_id)
+    return {word: _pack_ids(ids) for word, ids in by_flag.items()}
+
+
+def _pack_ids(ids: Sequence[int]) -> str:
+    """Ascending ids as ranges."""
+    parts: List[str] = []
+    first = last = ids[0]
+    for host_id in [*ids[1:], -1]:
+        if host_id == last + 1:
+            last = host_id
+            continue
+        parts.append(str(first) if first == last else f"{first}-{last}")
+        first = last = host_id
+    return ",".join(parts)
+
+
+def _pack_slots(slots: Mapping[int, bytes]) -> bytes:
+    parts: List[bytes] = []
+    for host_id, data in sorted(slots.items()):
+        content = data.rstrip(b"\0")
+        parts += [_SLOT_HEAD.pack(host_id, len(content)), content]
+    return b"".join(parts)
 
 
 def _pack_leases(leases: LeaseFacts) -> Struct:
@@ -222,12 +255,10 @@ def _pack_monitors(monitors: Monitors) -> Struct:
 
 def pack_snapshot(snapshot: BrokerSnapshot) -> Struct:
     """The struct that ``snapshot`` answers with. Texts lose what XML cannot carry and are cut at 4,096 characters."""
-    ids = sorted(snapshot.slots)
     return {
         "serial": snapshot.serial,
         "host_id": snapshot.host_id,
-        "ids": ids,
-        "slots": b"".join(snapshot.slots[host_id] for host_id in ids),
+        "slots": _pack_slots(snapshot.slots),
         "slots_age": _pack_age(snapshot.slots_age),
         "storage": {
             "state": printable(snapshot.storage.state),
@@ -294,14 +325,29 @@ def _owner(value: object, path: str) -> LeaseOwner:
 
 def _hosts(value: object, path: str) -> Mapping[int, HostLease]:
     if not isinstance(value, dict):
-        raise ProtocolError(path, "a struct of host id to flag", value)
+        raise ProtocolError(path, "a struct of flag to host ids", value)
     read = word(HostLease)
-    hosts = {}
-    for key, flagged in value.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 4):
-            raise ProtocolError(path, "decimal host ids", key)
-        hosts[_host_id(int(key), path)] = read(flagged, f"{path}.{key}")
+    hosts: Dict[int, HostLease] = {}
+    for key, ids in value.items():
+        flagged = read(key, path)
+        for host_id in _ranges(ids, f"{path}.{key}"):
+            if host_id in hosts:
+                raise ProtocolError(f"{path}.{key}", "each host id under one flag", host_id)
+            hosts[host_id] = flagged
     return MappingProxyType(hosts)
+
+
+def _ranges(value: object, path: str) -> Iterator[int]:
+    """Bounded whatever is written: 2,001 ids at most, each once."""
+    last = -1
+    for part in text(value, path).split(","):
+        match = _RANGE.fullmatch(part)
+        first = int(match.group(1)) if match else -1
+        end = int(match.group(2) or match.group(1)) if match else -1
+        if not last < first <= end <= MAX_HOST_ID:
+            raise ProtocolError(path, f"ascending host ids 0..{MAX_HOST_ID} such as 1-80,82", value)
+        yield from range(first, end + 1)
+        last = end
 
 
 def _leases(root: Members) -> LeaseFacts:
@@ -330,36 +376,31 @@ def _monitors(root: Members) -> Monitors:
     )
 
 
-def _id_list(value: object, path: str) -> Sequence[int]:
-    if not isinstance(value, list):
-        raise ProtocolError(path, "an array of host ids", value)
-    ids = [_host_id(item, path) for item in value]
-    if ids != sorted(set(ids)):
-        raise ProtocolError(path, "host ids in ascending order, each once", value)
-    return ids
+def _slots(value: object, path: str) -> Mapping[int, bytes]:
+    if not isinstance(value, bytes):
+        raise ProtocolError(path, "binary data", value)
+    found: Dict[int, bytes] = {}
+    at, last = 0, -1
+    while at < len(value):
+        begin = at + _SLOT_HEAD.size
+        host_id, length = _SLOT_HEAD.unpack_from(value, at) if begin <= len(value) else (-1, 0)
+        at = begin + length
+        if not last < host_id <= MAX_HOST_ID or length > SLOT_SIZE or at > len(value):
+            raise ProtocolError(path, f"slots of at most {SLOT_SIZE} bytes, by ascending host id", len(value))
+        found[host_id] = value[begin:at].ljust(SLOT_SIZE, b"\0")
+        last = host_id
+    return MappingProxyType(found)
 
 
-def _slots(root: Members) -> Mapping[int, bytes]:
-    ids = root.get("ids", _id_list)
-
-    def blob(value: object, path: str) -> bytes:
-        if isinstance(value, bytes) and len(value) == SLOT_SIZE * len(ids):
-            return value
-        raise ProtocolError(path, f"{SLOT_SIZE} bytes for each of {len(ids)} ids", type(value))
-
-    data = root.get("slots", blob)
-    return MappingProxyType({h: data[n * SLOT_SIZE : (n + 1) * SLOT_SIZE] for n, h in enumerate(ids)})
-
-
-def unpack_snapshot(struct: object) -> BrokerSnapshot:
+def unpack_snapshot(answer: object) -> BrokerSnapshot:
     """The typed snapshot. Raises ProtocolError naming the member that does not fit."""
-    root = Members(struct, "snapshot")
+    root = Members(answer, "snapshot")
     storage = root.struct("storage")
     publish = root.struct("publish")
     return BrokerSnapshot(
         serial=root.get("serial", natural),
         host_id=root.get("host_id", _host_id),
-        slots=_slots(root),
+        slots=root.get("slots", _slots),
         slots_age=root.optional("slots_age", number),
         storage=StorageFacts(
             state=storage.get("state", text),

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 
 from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, ProtocolError, PublishFacts, StorageFacts
+from ovirt_he_ha.core.model import SLOT_SIZE
 
 __all__ = [
     "BrokerError",
@@ -218,7 +219,7 @@ class BrokerLink:
         answer = self._typed(self.call(protocol.GET_STATS), dict)
         if not all(key.isascii() and key.isdigit() and isinstance(value, bytes) for key, value in answer.items()):
             raise BrokerUnavailable(self.socket_path, "garbage", "get_stats: expected binary values by host id")
-        return {int(key): value for key, value in answer.items()}
+        return {int(key): value.ljust(SLOT_SIZE, b"\0") for key, value in answer.items()}
 
     def put_stats(self, host_id: int, data: bytes, deadline: Optional[float] = None) -> None:
         """Publish a slot; returns when it is on the volume (slot 0: read back)."""

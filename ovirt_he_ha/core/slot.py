@@ -28,6 +28,7 @@ import json
 import re
 from binascii import crc32
 from datetime import datetime, tzinfo
+from functools import lru_cache
 from typing import Dict, List, Optional, Tuple
 
 from ovirt_he_ha.core.model import (
@@ -50,15 +51,16 @@ FEATURE_VERSION = 1
 UNPARSABLE = "unparsable"
 
 _BLANK_CRC = b"00000000"
+_NULS = bytes(SLOT_SIZE)
 _CRC_FIELD = 9
 _FEWEST_FIELDS = 7
 # Longest detail, state and timeout: they are words, and with these bounds what must be written always fits.
 _WORD_LENGTH = 64
 # Years 1970 to 9999 in any time zone; outside them there is no calendar.
 _LAST_WALL_SECOND = 253_402_128_000
+_MOST_DIGITS = 12
 _LARGEST = {"timestamp": 10**12 - 1, "score": 10**9 - 1, "local conf timestamp": 10**12 - 1}
 
-_NUMBER = re.compile(rb"[0-9]{1,12}")
 _VERSION = re.compile(rb"[0-9]{1,4}")
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -115,7 +117,7 @@ def decode(slot_id: int, data: bytes) -> Slot:
     if line[:1] == b"\0":
         return Empty()
     content, _, padding = line.partition(b"\0")
-    if padding.strip(b"\0"):
+    if not _NULS.startswith(padding):
         return Invalid("padding")
     fields = content.split(b"|")
     problem = _version_problem(fields) or _line_problem(fields)
@@ -155,9 +157,10 @@ def _record(slot_id: int, fields: List[bytes], free_text: bytes) -> Slot:
     numbers: Dict[int, int] = {}
     for index, name in _NUMBERS:
         if index < len(fields):
-            if not _NUMBER.fullmatch(fields[index]):
+            digits = fields[index]
+            if not digits.isdigit() or len(digits) > _MOST_DIGITS:
                 return Invalid("integer", name)
-            numbers[index] = int(fields[index])
+            numbers[index] = int(digits)
     # Both or none, as oVirt reads them.
     shared = len(fields) > 11
     if numbers[3] != slot_id:
@@ -196,6 +199,7 @@ _NUMBERS = (
 )
 
 
+@lru_cache(maxsize=256)  # of one cluster's hosts most say the same, and say it for days
 def decode_engine(text: str) -> Optional[EngineStatus]:
     """The engine status of a host line; None for ``null``. What is not an object of the expected words has vm and
     health unknown, and detail ``unparsable``. Never raises."""
@@ -226,12 +230,12 @@ def _whole(text: str) -> str:
 
 def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
     content, _, padding = free_text.partition(b"\0")
-    pairs = []
-    for line in content.decode("utf-8", "replace").split("\n"):
-        key, equals, value = line.partition("=")
-        if key and equals and key not in _DERIVED:
-            pairs.append((_CONTROL.sub("?", key), _CONTROL.sub("?", value)))
-    return tuple(pairs), not padding.strip(b"\0") and _text_is_whole(content)
+    text = content.decode("utf-8", "replace")
+    parts = [line.partition("=") for line in text.split("\n")]
+    pairs = [(key, value) for key, equals, value in parts if key and equals and key not in _DERIVED]
+    if not text.replace("\n", " ").isprintable():  # one look at all of it: ours and oVirt's are
+        pairs = [(_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs]
+    return tuple(pairs), _NULS.startswith(padding) and _text_is_whole(content)
 
 
 def _text_is_whole(content: bytes) -> bool:

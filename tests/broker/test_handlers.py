@@ -198,7 +198,11 @@ def test_stats_are_what_is_on_the_volume(held):
     held.volume.put(5, record(5))
     held.clock.now += 2
     held.board.tick(listed={1, 5, 9})
-    assert held.call("get_stats") == {"1": record(1), "5": record(5)}
+    found = held.call("get_stats")
+    assert {host_id: data.ljust(4096, b"\0") for host_id, data in found.items()} == {"1": record(1), "5": record(5)}
+    assert all(512 <= len(data) < 1024 for data in found.values())  # the field's clients drop what is shorter
+    held.call("put_stats", 0, b"maintenance=1")
+    assert held.call("get_stats")["0"] == b"maintenance=1".ljust(4096, b"\0")  # and want this one whole
 
 
 def test_a_refused_write_is_not_served(held):

@@ -125,11 +125,12 @@ def test_any_value_in_any_member_gives_a_snapshot_or_a_refusal(snapshot, data):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("ids", [2, 1]),
-        ("ids", [1, 1]),
-        ("ids", [2001]),
-        ("ids", [True]),
-        ("slots", b"x" * 4095),
+        ("slots", b"\0\2\0\0\0\1\0\0"),  # not ascending
+        ("slots", b"\0\1\0\0\0\1\0\0"),  # twice
+        ("slots", b"\x07\xd1\0\0"),  # host id 2001
+        ("slots", b"\0\1\x10\1" + b"x" * 4097),  # longer than a slot
+        ("slots", b"\0\1\0\2x"),  # cut short
+        ("slots", b"\0\1\0"),
         ("slots", "text"),
         ("serial", -1),
         ("serial", 1.0),
@@ -145,6 +146,45 @@ def test_refused_members(key, value):
     struct[key] = value
     with pytest.raises(protocol.ProtocolError):
         protocol.unpack_snapshot(struct)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {"live": "2,1"},
+        {"live": "1,1"},
+        {"live": "2-1"},
+        {"live": "2001"},
+        {"live": "1-99999"},
+        {"live": "1-2-3"},
+        {"live": ""},
+        {"live": 1},
+        {"live": "1", "dead": "1"},
+        {"alive": "1"},
+        ["1"],
+    ],
+)
+def test_refused_hosts(hosts):
+    struct = protocol.pack_snapshot(protocol.BrokerSnapshot())
+    struct["leases"]["hosts"] = {"value": hosts, "age": 1.0, "unknown": ""}
+    with pytest.raises(protocol.ProtocolError):
+        protocol.unpack_snapshot(struct)
+
+
+@given(st.dictionaries(host_ids, st.sampled_from(model.HostLease), max_size=80))
+def test_hosts_as_ranges(hosts):
+    packed = protocol.pack_snapshot(protocol.BrokerSnapshot(leases=model.LeaseFacts(hosts=model.Reading.of(hosts))))
+    assert protocol.unpack_snapshot(packed).leases.hosts.value == hosts
+
+
+def test_a_large_cluster_takes_little_room():
+    leases = model.LeaseFacts(hosts=model.Reading.of({host_id: model.HostLease.LIVE for host_id in range(1, 2001)}))
+    slots = {host_id: b"x" * 1000 + bytes(3096) for host_id in range(2001)}
+    snapshot = protocol.BrokerSnapshot(slots=slots, leases=leases)
+    packed = protocol.pack_snapshot(snapshot)
+    assert packed["leases"]["hosts"]["value"] == {"live": "1-2000"}
+    assert len(packed["slots"]) == 2001 * 1004
+    assert protocol.unpack_snapshot(packed) == snapshot
 
 
 def test_what_xml_cannot_carry_does_not_cost_the_snapshot():

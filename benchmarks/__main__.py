@@ -1,0 +1,44 @@
+"""``python -m benchmarks [name...]``: one JSON line per figure. Exit status 0 when everything could be measured; with
+``--strict`` 1 when a budget is exceeded."""
+
+import sys
+from typing import Callable, Dict, List
+
+from benchmarks import cycle, peers, rpc
+from benchmarks.figures import Figure, show
+from benchmarks.host import Host
+
+HOSTS = 250
+
+
+def _rpc() -> List[Figure]:
+    with Host() as host:
+        host.make_storage()
+        host.write(peers.slots(HOSTS, 1000))
+        host.start_sanlock()
+        host.start_broker()
+        host.await_slots(HOSTS)
+        host.link.push_hosts_state(range(1, HOSTS + 1))
+        return rpc.figures(host)
+
+
+GROUPS: Dict[str, Callable[[], List[Figure]]] = {"rpc": _rpc, "cycle": cycle.figures}
+
+
+def main(words: List[str]) -> int:
+    strict = "--strict" in words
+    names = [word for word in words if word != "--strict"] or list(GROUPS)
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown:
+        sys.stderr.write(f"{unknown[0]}: no such benchmark, expected {', '.join(GROUPS)}\n")
+        return 2
+    missed = 0
+    for name in names:
+        found = GROUPS[name]()
+        show(found)
+        missed += sum(figure.ok is False for figure in found)
+    return 1 if strict and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
