@@ -37,7 +37,13 @@ class EngineScan:
         if full:
             self._full_at = now
         self._seen = {pid: self._seen.get(pid, now) for pid in pids}
+        # What was found once stays what it is until it ends, and that the kernel tells without asking its memory.
+        known = [process for process in self._found if self._table.runs(process)]
         suspects = {pid for pid, since in self._seen.items() if full or now - since < YOUNG}
-        suspects.update(process.pid for process in self._found)
-        self._found = self._table.find(self._vmid, sorted(suspects & pids))
+        suspects.difference_update(process.pid for process in known)
+        self._found = known + self._table.find(self._vmid, sorted(suspects & pids))
         return self._found
+
+    def known(self, pid: int) -> List[EngineProcess]:
+        """What the last ``find`` found under this pid; from any thread."""
+        return [process for process in self._found if process.pid == pid]

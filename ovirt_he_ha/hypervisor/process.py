@@ -6,6 +6,7 @@ trusted: the process is identified by pid and start time, and the signal goes th
 both.
 """
 
+import logging
 import os
 import select
 import signal
@@ -15,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional, Union
 
+log = logging.getLogger(__name__)
+
 UUID_OPTION = b"-uuid"
 INCOMING_OPTION = b"-incoming"
+MUTE_SECONDS = 1.0  # wall: looking at one process takes 20 us
+MOST_MUTE = 3  # processes that one look may find mute; what comes after them is looked at the next time
 RESCAN = 0.05  # wall seconds between two scans while the last process of a VM is expected to go
 
 
@@ -61,26 +66,84 @@ class StillThere:
 KillResult = Union[Gone, StillThere]
 
 
+class _Look:
+    """Looks at processes one by one, on a thread of its own; ``pid`` is the one that it is at."""
+
+    def __init__(self, examine: Callable[[int, bytes], Optional[EngineProcess]], vmid: bytes, pids: List[int]) -> None:
+        self.found: List[EngineProcess] = []
+        self.pid = pids[0] if pids else 0
+        self._examine = examine
+        self._vmid = vmid
+        self._pids = pids
+        self._over = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    def wait(self) -> bool:
+        """False: it hangs at ``pid``, and what it finds from now on does not count."""
+        try:
+            threading.Thread(target=self._run, name="process-look", daemon=True).start()
+        except RuntimeError:  # no thread left: the caller's has to do
+            self._run()
+        before = None
+        while not self._over.wait(MUTE_SECONDS):
+            if self.pid == before:
+                self._vmid = b""
+                return False
+            before = self.pid
+        return True
+
+    def _run(self) -> None:
+        try:
+            for pid in self._pids:
+                self.pid = pid
+                process = self._examine(pid, self._vmid)
+                if not self._vmid:
+                    return
+                if process is not None:
+                    self.found.append(process)
+        finally:
+            self._over.set()
+
+
 class ProcessTable:
-    """A view of /proc. ``namespace`` restricts it to one PID namespace (what ``/proc/PID/ns/pid`` links to): needed
-    only by a process that looks into several hosts from outside; reading that link takes the rights of root."""
+    """A view of /proc. A process that holds its memory's lock while it hangs (on storage, as a rule) also hangs whoever
+    reads its command line: such a one is left out by :meth:`find` until it can tell.
+
+    ``namespace`` restricts it to one PID namespace (what ``/proc/PID/ns/pid`` links to): needed only by a process that
+    looks into several hosts from outside; reading that link takes the rights of root."""
 
     def __init__(self, proc: str = "/proc", namespace: str = "") -> None:
         self._proc = Path(proc)
         self._namespace = namespace
+        self._mute: Dict[int, _Look] = {}
         self._tick = float(os.sysconf("SC_CLK_TCK"))
 
     def find(self, vmid: str, pids: Optional[Iterable[int]] = None) -> List[EngineProcess]:
-        """All qemu processes of the VM with this uuid, dying ones included; of ``pids`` only, if given. Raises OSError
-        when the table itself cannot be read."""
-        found = []
+        """All qemu processes of the VM with this uuid, dying ones included; of ``pids`` only, if given. Bounded: at
+        most MOST_MUTE times MUTE_SECONDS. Raises OSError when the table itself cannot be read."""
         if pids is None:
             pids = [int(entry) for entry in os.listdir(self._proc) if entry.isdigit()]
-        for pid in pids:
-            process = self._examine(pid, vmid.lower().encode("ascii", "replace"))
-            if process is not None:
-                found.append(process)
+        rest = [pid for pid in pids if not self._is_mute(pid)]
+        found: List[EngineProcess] = []
+        for _ in range(MOST_MUTE if rest else 0):
+            look = _Look(self._examine, vmid.lower().encode("ascii", "replace"), rest)
+            ended = look.wait()
+            found += look.found
+            if ended:
+                break
+            self._mute[look.pid] = look
+            log.error("Process %d does not tell what it is, its memory is locked: it is left out", look.pid)
+            rest = rest[rest.index(look.pid) + 1 :]
         return found
+
+    def _is_mute(self, pid: int) -> bool:
+        look = self._mute.get(pid)
+        if look is not None and look.over:
+            self._mute.pop(pid, None)
+        return look is not None and not look.over
 
     def sees_all(self) -> bool:
         """False where /proc hides other users' processes (mount option hidepid): then an empty :meth:`find` proves
@@ -97,6 +160,13 @@ class ProcessTable:
     def exists(self, process: EngineProcess) -> bool:
         stat = self.stat(process.pid)
         return stat is not None and stat.start_ticks == process.start_ticks
+
+    def runs(self, process: EngineProcess) -> bool:
+        """Whether any thread of it is left; the kernel tells without asking the process's memory."""
+        fields = self._stat_fields(self._proc / str(process.pid) / "stat")
+        if fields is None or int(fields[19]) != process.start_ticks:
+            return False
+        return fields[0] != "Z" or int(fields[17]) > 1
 
     def age(self, process: EngineProcess) -> float:
         """Wall seconds since the process was started, time in suspend included."""

@@ -13,6 +13,9 @@ class Table:
         self.asked = list(pids)
         return [self.engines[pid] for pid in pids if pid in self.engines]
 
+    def runs(self, process):
+        return self.engines.get(process.pid) == process
+
 
 class Bench:
     def __init__(self, tmp_path):
@@ -57,8 +60,12 @@ def test_an_engine_is_looked_at_each_time_until_it_is_gone(tmp_path):
     bench.table.engines[2] = EngineProcess(2, 99)
     assert bench.find() == [2]
     assert bench.find(after=2 * YOUNG) == [2]
+    assert 2 not in bench.table.asked  # a process that hangs may not even tell its name
+    assert [process.pid for process in bench.scan.known(2)] == [2]
     bench.ends(2)
+    del bench.table.engines[2]
     assert bench.find(after=2) == []
+    assert bench.scan.known(2) == []
 
 
 def test_a_pid_that_was_used_again_is_found_by_the_full_look(tmp_path):

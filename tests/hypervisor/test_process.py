@@ -156,6 +156,40 @@ def test_zombie_with_a_stuck_thread_is_still_found(tmp_path):
     assert table.stat(80) is None
 
 
+def qemu_line():
+    return b"/usr/bin/qemu-kvm\0-uuid\0" + VMID.encode() + b"\0"
+
+
+def test_s4_a_process_whose_memory_is_locked_is_left_out_until_it_tells(tmp_path, monkeypatch):
+    """Reading its command line hangs, as it does for a process that hangs on storage within a page fault."""
+    monkeypatch.setattr("ovirt_he_ha.hypervisor.process.MUTE_SECONDS", 0.05)
+    for pid in (75, 76, 77, 78):
+        fake_process(tmp_path, pid, qemu_line())
+    (tmp_path / "76" / "cmdline").unlink()
+    os.mkfifo(tmp_path / "76" / "cmdline")
+    table = ProcessTable(str(tmp_path))
+    try:
+        for _ in range(3):
+            assert [process.pid for process in table.find(VMID, [75, 76, 77, 78])] == [75, 77, 78]
+        assert sum(thread.name == "process-look" for thread in threading.enumerate()) == 1
+    finally:
+        (tmp_path / "76" / "cmdline").write_bytes(qemu_line())  # it goes on, and tells
+    while any(thread.name == "process-look" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    (tmp_path / "76" / "cmdline").unlink()
+    (tmp_path / "76" / "cmdline").write_bytes(qemu_line())
+    assert [process.pid for process in table.find(VMID, [76])] == [76]
+
+
+def test_a_known_process_is_followed_without_its_command_line(tmp_path):
+    fake_process(tmp_path, 77, state="S", start=1000)
+    fake_process(tmp_path, 78, state="Z", threads=("Z", "D"), start=1000)
+    fake_process(tmp_path, 79, state="Z", start=1000)
+    table = ProcessTable(str(tmp_path))
+    assert [table.runs(EngineProcess(pid, 1000)) for pid in (77, 78, 79, 80)] == [True, True, False, False]
+    assert not table.runs(EngineProcess(77, 1001))
+
+
 def test_unreadable_table_is_an_error_and_not_an_empty_one(tmp_path):
     with pytest.raises(OSError):
         ProcessTable(str(tmp_path / "none")).find(VMID)
