@@ -132,9 +132,13 @@ class Collector:
             version=identity.version,
         )
 
+    def ha_conf(self) -> HaConf:
+        """This host's ``ha.conf`` as it is now. Raises ConfigError."""
+        return load_ha_conf(self._ha_conf)
+
     def _local_maintenance(self) -> Tuple[Reading[bool], str]:
         try:
-            conf: HaConf = load_ha_conf(self._ha_conf)
+            conf = self.ha_conf()
         except ConfigError as e:
             if str(e) != self._ha_problem:
                 log.error("%s. Until then this host neither starts nor moves the VM", e)

@@ -134,7 +134,10 @@ class Monitor(Generic[T]):
                 return
 
     def _measure_once(self) -> None:
-        result = self._outcome()
+        self.take(self.outcome())
+
+    def take(self, result: Reading[T]) -> None:
+        """A measurement has ended with this."""
         with self._state:
             old, self._reading = self._reading, result
             self._measured_at = self._clock.monotonic()
@@ -146,7 +149,8 @@ class Monitor(Generic[T]):
             log.warning("Monitor %s: no value (%s)", self.name, result.unknown, extra={"HE_MONITOR": self.name})
         self._on_change()
 
-    def _outcome(self) -> Reading[T]:
+    def outcome(self) -> Reading[T]:
+        """Measure now, on the caller's thread. Never raises."""
         try:
             return Reading.of(self._measure())
         except Unmeasured as problem:
