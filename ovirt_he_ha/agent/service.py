@@ -4,6 +4,7 @@ import argparse
 import faulthandler
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -20,12 +21,14 @@ from ovirt_he_ha.agent.definition_source import DefinitionSource
 from ovirt_he_ha.agent.fence import Fencer
 from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
-from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.agent.publish import Publisher, beside
+from ovirt_he_ha.agent.shared_storage import SharedStorage
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
+from ovirt_he_ha.agent.state_writer import StateWriter
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
-from ovirt_he_ha.config.journal import setup_logging, throttled
+from ovirt_he_ha.config.journal import setup_logging
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
@@ -36,8 +39,7 @@ from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
-from ovirt_he_ha.storage.archive import read_archive
-from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.local import LocalDomain
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ EXIT_NOT_CONFIGURED = 255
 EXIT_INIT = 157
 BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and nothing can be decided without it
 CYCLE_LIMIT = 60.0  # wall seconds that one turn of the loop may take: three times its four calls of the broker
+STOP_SECONDS = 4.5  # wall: with the process's own end below the 5 s that are promised
 MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
 
 
@@ -60,13 +63,14 @@ class Agent:
         self._timers = Timers()
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self.told: queue.SimpleQueue[None] = queue.SimpleQueue()  # something in it: stop
         self.lost_broker = threading.Event()  # set while the broker does not answer
         self._broker_problem = ""
         domain = LocalDomain(conf.storage, conf.sd_uuid)
         lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
-        archive = domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+        self._storage = SharedStorage(conf, clock)
         self._definition = DefinitionSource(
-            read=lambda: read_archive(archive)["vm.conf"].decode("utf-8"),
+            read=self._storage.vm_conf,
             lease=lease,
             vmid=conf.vmid,
             effective_path=paths.vm_conf,
@@ -76,6 +80,7 @@ class Agent:
         )
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)
+        self._state_writer = StateWriter(self._state_file)
         self._published = PublishClock()
         self._link = self._new_link()
         self._side_link = self._new_link()  # for the action worker: its questions never wait for the cycle's
@@ -85,7 +90,8 @@ class Agent:
         self._cpu_model = LateAnswer(self._vm.cpu_model)
         self._fencer = Fencer(self._kill_engine, clock, self._wake.set)
         self._heartbeat = Heartbeat(watchdog_seconds())
-        self._guard = self._new_guard(domain, lease)
+        self._scan = EngineScan(conf.vmid, ProcessTable())
+        self._guard = self._new_guard(lease)
         self._actions = ActionWorker(
             self._vm,
             clock,
@@ -94,34 +100,52 @@ class Agent:
             self._wake.set,
             lambda seconds: self._guard.suspend(seconds, "action"),
         )
+        self._publisher = Publisher(self._link, conf.host_id, clock, self._published, self._timers, beside)
         self._cycle = Cycle(
             collector=self._collector(self._link),
             actions=self._actions,
             fencer=self._fencer,
-            publisher=Publisher(self._link, conf.host_id, clock, self._published, self._timers),
-            save=self._save,
+            publisher=self._publisher,
+            save=lambda carried: self._state_writer.save(carried.budgets),
             timers=self._timers,
             carried=Carried(),
         )
 
     def stop(self) -> None:
+        """From any thread; a signal handler puts something into ``told`` instead."""
         self._stopping.set()
         self._wake.set()
+        self.told.put(None)
 
     def run(self) -> int:
+        """Until told to stop, and then for at most STOP_SECONDS more, whatever the loop is waiting for."""
+        status: List[int] = []
+        loop = threading.Thread(target=self._live, args=(status,), name="cycle", daemon=True)
+        loop.start()
+        self.told.get()
+        self.stop()
+        loop.join(STOP_SECONDS)
+        if not status:
+            log.error("Stopped without the final record: the loop hangs. Peers see this host as dead after 60 s")
+        return status[0] if status else EXIT_INIT
+
+    def _live(self, status: List[int]) -> None:
         """The loop: one cycle, then wait for an event or the deadline, until told to stop."""
-        self._heartbeat.came_round("the cycle", CYCLE_LIMIT)
-        self._guard.start()
-        self._load_budgets()
-        self._definition.start()
-        threading.Thread(target=self._watch_broker, name="wait-for-change", daemon=True).start()
-        while not self._stopping.is_set():
-            wait = self._one_turn()
+        try:
             self._heartbeat.came_round("the cycle", CYCLE_LIMIT)
-            self._wake.wait(wait)
-            self._stopping.wait(MIN_GAP)
-            self._wake.clear()
-        return self._say_goodbye()
+            self._guard.start()
+            self._load_budgets()
+            self._definition.start()
+            threading.Thread(target=self._watch_broker, name="wait-for-change", daemon=True).start()
+            while not self._stopping.is_set():
+                wait = self._one_turn()
+                self._heartbeat.came_round("the cycle", CYCLE_LIMIT)
+                self._wake.wait(wait)
+                self._stopping.wait(MIN_GAP)
+                self._wake.clear()
+            status.append(self._say_goodbye())
+        finally:
+            self.told.put(None)  # a defect ends the process as well: systemd starts it again
 
     def _one_turn(self) -> float:
         """One cycle. Returns the wall seconds until the next one at the latest."""
@@ -179,6 +203,9 @@ class Agent:
         except BrokerError as e:
             log.error("Stopped without the final record: %s. Peers see this host as dead after 60 s", e)
             return EXIT_INIT
+        if not self._publisher.settle(STOP_SECONDS):
+            log.error("Stopped without the final record: it was not written. Peers see this host as dead after 60 s")
+            return EXIT_INIT
         log.info("Stopped; the final record is on the volume")
         return EXIT_OK
 
@@ -193,16 +220,16 @@ class Agent:
     def _kill_engine(self, fence: Fence, seconds: float) -> bool:
         if not fence.pid:
             return bool(kill_engine(self._conf.vmid, seconds))
-        found = ProcessTable().find(self._conf.vmid, [fence.pid])
+        # What the guard has identified is not asked who it is again: a process that hangs may not even tell its name.
+        found = self._scan.known(fence.pid) or ProcessTable().find(self._conf.vmid, [fence.pid])
         return all([bool(kill(process, seconds)) for process in found])
 
-    def _new_guard(self, domain: LocalDomain, lease: LeaseId) -> Guard:
-        table = ProcessTable()
+    def _new_guard(self, lease: LeaseId) -> Guard:
         seams = GuardSeams(
-            find=EngineScan(self._conf.vmid, table).find,
-            age=table.age,
+            find=self._scan.find,
+            age=ProcessTable().age,
             sanlock=daemon_status.ask,
-            owner=lambda: _owner(domain, lease),
+            owner=lambda: _owner(self._storage, lease),
             asleep=host_sleep,
             order=self._fencer.order,
             on_change=self._wake.set,
@@ -217,7 +244,7 @@ class Agent:
             fencing=lambda: self._fencer.state,
             cpu_model=self._cpu_model,
             guard=lambda: self._guard.report,
-            state_problem=lambda: self._state_file.problem,
+            state_problem=lambda: self._state_writer.problem,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
 
@@ -260,21 +287,12 @@ class Agent:
             return
         self._cycle.carried = replace(self._cycle.carried, budgets=budgets)
 
-    def _save(self, carried: Carried) -> None:
-        try:
-            self._state_file.save(carried.budgets)
-        except OSError as e:
-            # The start that follows is not held up: this process counts in memory, and the host shows the problem.
-            log.error(
-                "Cannot save the budgets: %s. A restart of the agent would forget them", e, extra=throttled("budgets")
-            )
 
-
-def _owner(domain: LocalDomain, lease: LeaseId) -> LeaseOwner:
+def _owner(storage: SharedStorage, lease: LeaseId) -> LeaseOwner:
     """Raises LeaseUnreadable."""
     try:
-        return vm_lease.owner(lease, domain.sector_size())
-    except DomainProblem as problem:
+        return vm_lease.owner(lease, storage.sector_size())
+    except (DomainProblem, StorageError) as problem:
         raise vm_lease.LeaseUnreadable(lease, 0, str(problem)) from problem
 
 
@@ -314,7 +332,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write(f"ovirt-ha-agent: {e}\n")
         return EXIT_NOT_CONFIGURED
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
+        # Not ``stop``: a handler runs between two instructions of this thread, and an Event's lock may be in its hands.
+        signal.signal(number, lambda *_: agent.told.put(None))
     status = agent.run()
     logging.shutdown()
     sys.stdout.flush()

@@ -1,10 +1,12 @@
+import threading
+import time
 from dataclasses import replace
 from typing import List, Mapping, Sequence, Tuple
 
 import pytest
 
 from ovirt_he_ha.agent.collect import PublishClock
-from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.agent.publish import Launch, Publisher, at_once, beside
 from ovirt_he_ha.client.link import BrokerFault
 from ovirt_he_ha.core.model import (
     Carried,
@@ -28,8 +30,11 @@ class Broker:
         self.pushed: List[Sequence[int]] = []
         self.mails: List[Tuple[str, str, Mapping[str, str]]] = []
         self.fault = 0
+        self.goes_on = threading.Event()
+        self.goes_on.set()
 
     def put_stats(self, host_id: int, data: bytes) -> None:
+        assert self.goes_on.wait(10)
         if self.fault:
             raise BrokerFault("put_stats", self.fault, "no storage")
         self.slots.append((host_id, data))
@@ -43,11 +48,18 @@ class Broker:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, launch: Launch = at_once) -> None:
         self.broker = Broker()
         self.clock = ManualClock()
         self.published = PublishClock()
-        self.publisher = Publisher(self.broker, 1, self.clock, self.published, Timers())  # type: ignore[arg-type]
+        self.publisher = Publisher(
+            self.broker,  # type: ignore[arg-type]
+            1,
+            self.clock,
+            self.published,
+            Timers(),
+            launch,
+        )
         self.record = Record(1, 1000, 3400, None, "h1", extra=(("state", "EngineDown"),))
 
     def cycle(self, state: State = State.ENGINE_DOWN, alive: Tuple[int, ...] = (2, 3), **changes: object) -> None:
@@ -115,3 +127,34 @@ def test_only_a_change_of_state_is_mailed() -> None:
     bench.cycle(State.ENGINE_DOWN)
     bench.cycle(State.ENGINE_START)
     assert bench.broker.mails == [("state_transition", "EngineDown-EngineStart", {"hostname": "h1"})]
+
+
+def test_s4_a_write_that_hangs_delays_no_cycle_and_the_last_record_is_written_next() -> None:
+    bench = Bench(beside)
+    bench.broker.goes_on.clear()
+    try:
+        began = time.monotonic()
+        for score in range(20):
+            bench.clock.now += 1
+            bench.cycle(score=score)
+        assert time.monotonic() - began < 1.5  # one of them waited a moment, and no other
+        assert sum(thread.name == "publish" for thread in threading.enumerate()) == 1
+        assert bench.published.written_at is None
+        assert len(bench.broker.pushed) == 20
+        assert not bench.publisher.settle(0.01)
+    finally:
+        bench.broker.goes_on.set()
+    assert bench.publisher.settle(5)
+    assert len(bench.broker.slots) == 2
+    assert b"score=19\n" in bench.broker.slots[-1][1]
+    assert bench.published.written_at == bench.clock.now
+
+
+def test_s8_a_last_record_that_was_refused_is_not_on_the_volume() -> None:
+    bench = Bench(beside)
+    assert not bench.publisher.settle(0.01)
+    bench.cycle()
+    assert bench.publisher.settle(5)
+    bench.broker.fault = 6
+    bench.cycle(stopped=True)
+    assert not bench.publisher.settle(5)

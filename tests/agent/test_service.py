@@ -2,11 +2,13 @@
 
 import importlib.util
 import logging
+import socket
+import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Dict, Iterator, Optional
+from typing import Dict, Iterator, List, Optional
 
 import pytest
 
@@ -121,6 +123,65 @@ def test_s8_without_a_broker_it_keeps_trying_and_a_stop_takes_less_than_five_sec
     assert time.monotonic() - begun < 5
     # The final record could not be written: that is no success.
     assert status == [EXIT_INIT]
+
+
+class Silent:
+    """A broker that accepts and never answers, as a frozen one does."""
+
+    def __init__(self, path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen(8)
+        self.asked = threading.Event()
+        self._open: List[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            self.asked.set()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for connection in self._open:
+            connection.close()
+
+
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+def test_s4_a_frozen_broker_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="he-a-", dir="/tmp") as directory:  # a socket's name is short
+        paths = write_conf(Path(directory), {})
+        broker = Silent(paths.broker_socket)
+        agent = compose(paths)
+        status: List[int] = []
+        running = threading.Thread(target=lambda: status.append(agent.run()), daemon=True)
+        running.start()
+        assert broker.asked.wait(10)
+        begun = time.monotonic()
+        agent.stop()
+        running.join(10)
+        assert time.monotonic() - begun < 5
+        assert status == [EXIT_INIT]
+        broker.close()
+
+
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_in_the_loop_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = compose(write_conf(tmp_path, {}))
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(agent, "_load_budgets", broken)
+    assert agent.run() == EXIT_INIT
 
 
 @pytest.mark.system_python

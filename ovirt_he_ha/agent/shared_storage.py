@@ -1,0 +1,51 @@
+"""What the agent itself reads on the shared storage: the VM's definition, and the domain's sector size.
+
+Through a worker process with a deadline: a thread of the agent that hung in the storage could not be ended, and would
+keep the agent from its stop and its successor from its start.
+"""
+
+from typing import Optional
+
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.config.files import HostedEngineConf
+from ovirt_he_ha.storage.archive import SIZE, parse_archive
+from ovirt_he_ha.storage.domain_files import FilesOfWorker
+from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.local import LocalDomain
+
+READ_SECONDS = 5.0  # product
+
+
+class SharedStorage:
+    """Bounded by READ_SECONDS, and safe for several threads."""
+
+    def __init__(self, conf: HostedEngineConf, clock: SystemClock) -> None:
+        self._conf = conf
+        self._clock = clock
+        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        self._worker = IoWorker(domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid), clock=clock)
+        self._sector_size: Optional[int] = None
+
+    @property
+    def abandoned(self) -> int:
+        """Processes that hang in the kernel now."""
+        return self._worker.abandoned
+
+    def vm_conf(self) -> str:
+        """From the configuration volume. Raises StorageError, ArchiveError, UnicodeDecodeError."""
+        try:
+            data = self._worker.read(0, SIZE, READ_SECONDS)
+        finally:
+            self._worker.rest()  # the next look is a minute away
+        return parse_archive(data)["vm.conf"].decode("utf-8")
+
+    def sector_size(self) -> int:
+        """The domain's: read until it is known, then remembered for good. Raises StorageError, DomainProblem."""
+        if self._sector_size is None:
+            files = FilesOfWorker(self._worker, self._clock, READ_SECONDS)
+            self._sector_size = LocalDomain(self._conf.storage, self._conf.sd_uuid, files).sector_size()
+        return self._sector_size
+
+    def close(self) -> None:
+        """Ends the worker, or leaves it behind."""
+        self._worker.close(1.0)

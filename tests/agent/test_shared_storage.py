@@ -1,0 +1,102 @@
+"""What the agent reads on the shared storage: through a process that may hang, never by itself."""
+
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from ovirt_he_ha.agent.shared_storage import SharedStorage
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.config.files import load_hosted_engine_conf
+from ovirt_he_ha.storage import io_process
+from ovirt_he_ha.storage.archive import MEMBERS, ArchiveError, build_archive
+from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
+from ovirt_he_ha.storage.local import LocalDomain
+from tests.agent.test_service import write_conf
+
+
+class House:
+    def __init__(self, root: Path) -> None:
+        storage = root / "storage"
+        conf = load_hosted_engine_conf(write_conf(root, {"storage": str(storage)}).hosted_engine_conf)
+        domain = LocalDomain(str(storage), conf.sd_uuid)
+        self.metadata = Path(domain.metadata_path)
+        self.volume = Path(domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid))
+        for each in (self.metadata, self.volume):
+            each.parent.mkdir(parents=True)
+        self.metadata.write_text("BLOCK_SIZE=4096\n")
+        self.volume.write_bytes(bytes(65536))
+        self.shared = SharedStorage(conf, SystemClock(10.0))
+
+    def write(self, vm_conf: bytes) -> None:
+        members = {name: b"x" for name in MEMBERS}
+        self.volume.write_bytes(build_archive({**members, "vm.conf": vm_conf}).ljust(65536, b"\0"))
+
+    def processes(self) -> list[int]:
+        found = []
+        for entry in os.listdir("/proc"):
+            try:
+                if entry.isdigit() and str(self.volume).encode() in Path("/proc", entry, "cmdline").read_bytes():
+                    found.append(int(entry))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def house(tmp_path: Path):  # type: ignore[no-untyped-def]
+    made = House(tmp_path)
+    yield made
+    made.shared.close()
+
+
+def test_the_definition_is_read_and_no_process_stays(house: House) -> None:
+    house.write(b"vmId=" + str(uuid.UUID(int=1)).encode())
+    assert house.shared.vm_conf().startswith("vmId=0000")
+    assert house.processes() == []
+
+
+def test_the_sector_size_is_read_once(house: House) -> None:
+    assert house.shared.sector_size() == 4096
+    house.metadata.unlink()
+    assert house.shared.sector_size() == 4096
+
+
+def test_what_is_missing_or_nonsense_is_named(house: House) -> None:
+    with pytest.raises(ArchiveError):
+        house.shared.vm_conf()
+    house.volume.unlink()
+    with pytest.raises(StorageError):
+        house.shared.vm_conf()
+    house.metadata.write_text("BLOCK_SIZE=many\n")
+    with pytest.raises(DomainProblem):
+        house.shared.sector_size()
+
+
+def test_s4_nothing_of_it_happens_in_this_process(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of the agent that hangs in the kernel would survive its SIGKILL."""
+
+    def touched(*_: object) -> None:
+        raise AssertionError("in this process")
+
+    for name in ("direct_read", "probe", "look", "text", "is_directory"):
+        monkeypatch.setattr(io_process, name, touched)
+    house.write(b"vmId=x")
+    assert house.shared.vm_conf() == "vmId=x"
+    assert house.shared.sector_size() == 4096
+
+
+def test_s4_a_hung_storage_is_overdue_and_comes_back(house: House) -> None:
+    house.write(b"vmId=x")
+    assert house.shared.sector_size() == 4096  # its process stays until the next look at the definition
+    (process,) = house.processes()
+    os.kill(process, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(StorageOverdue):
+        house.shared.vm_conf()
+    assert time.monotonic() - began < 3
+    assert house.shared.abandoned == 0
+    assert house.shared.vm_conf() == "vmId=x"
