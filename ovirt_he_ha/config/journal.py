@@ -1,5 +1,6 @@
 """Where log records go: the journal with their fields, or standard error."""
 
+import atexit
 import logging
 import logging.config
 import os
@@ -9,11 +10,15 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
+from ovirt_he_ha.config.backlog import Backlog
+
 FIELD_PREFIX = "HE_"
 MAX_REMEMBERED = 1000  # classes of messages; the oldest is forgotten first
 
+FINISH_SECONDS = 0.5  # wall: at its end a daemon waits so long for the journal
+
 log = logging.getLogger(__name__)
-_installed: List[logging.Handler] = []
+_installed: List[Backlog] = []
 
 
 def throttled(message_class: str, interval: float = 60.0, **fields: object) -> Dict[str, object]:
@@ -70,24 +75,37 @@ def setup_logging(name: str, conf: Optional[Path] = None, level: int = logging.I
 
     ``conf`` is a file in the format of ``logging.config``: handlers it names are added, its root level counts. One
     that is missing or does not parse costs a line in the log, never the daemon. Calling again replaces what the first
-    call installed.
+    call installed. Whoever logs from then on does not wait for the writing; ``finish_logging`` does.
     """
     root = logging.getLogger()
-    for handler in _installed:
-        root.removeHandler(handler)
+    for backlog in _installed:
+        root.removeHandler(backlog)
+        backlog.end(FINISH_SECONDS)
     _installed.clear()
     root.setLevel(level)
+    before = list(root.handlers)
     problem = _apply(conf) if conf is not None else ""
     main, missing = _main_handler(name)
-    main.addFilter(Throttle())
-    root.addHandler(main)
-    _installed.append(main)
+    named = [each for each in root.handlers if each not in before]
+    for handler in named:
+        root.removeHandler(handler)
+    backlog = Backlog([*named, main])
+    root.addHandler(backlog)
+    _installed.append(backlog)
     for handler in root.handlers:
-        if handler is not main and not any(isinstance(each, Throttle) for each in handler.filters):
+        if not any(isinstance(each, Throttle) for each in handler.filters):
             handler.addFilter(Throttle())
     for line in (problem, missing):
         if line:
             log.warning("%s", line)
+
+
+def finish_logging(seconds: float = FINISH_SECONDS) -> bool:
+    """At the end of a process: wait at most so many wall seconds until everything is written. False: the log hangs."""
+    return all([backlog.drain(seconds) for backlog in _installed])
+
+
+atexit.register(finish_logging)  # before logging's own end, which closes the handlers
 
 
 def _apply(conf: Path) -> str:

@@ -10,7 +10,8 @@ log = logging.getLogger(__name__)
 
 
 def tell_systemd(state: str) -> None:
-    """``READY=1`` and its like; nothing without NOTIFY_SOCKET."""
+    """``READY=1`` and its like; nothing without NOTIFY_SOCKET. Does not wait for a systemd that is frozen: the guard
+    over the VM says this too."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -18,6 +19,7 @@ def tell_systemd(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.setblocking(False)
             notify.sendto(state.encode(), address)
     except OSError as error:
         log.warning("systemd was not told %s: %s", state, error)
