@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, Dict, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.smtp import Dialogue
 from ovirt_he_ha.config.files import BrokerConf, ConfigError
 from ovirt_he_ha.config.journal import throttled
 
@@ -47,7 +48,7 @@ Deliver = Callable[[Mail], None]
 def deliver(mail: Mail) -> None:
     """One SMTP dialogue. Raises OSError or smtplib.SMTPException."""
     conf = mail.conf
-    with smtplib.SMTP(conf.smtp_server, conf.smtp_port, timeout=conf.smtp_timeout) as server:
+    with Dialogue(conf.smtp_server, conf.smtp_port, timeout=conf.smtp_timeout) as server:
         if conf.smtp_starttls:
             server.starttls(context=ssl.create_default_context())
         if conf.smtp_user:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovirt_he_ha.broker import notify
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.notify import IGNORED, SENT, Mail, MailNotifier, deliver, filled, message_bytes
 from ovirt_he_ha.config.files import BrokerConf
@@ -213,7 +214,7 @@ def test_any_template_is_filled_or_ignored(template, words):
 
 
 class Server:
-    """Notes what a dialogue does; stands in for smtplib.SMTP."""
+    """Notes what a dialogue does; stands in for the real one."""
 
     def __init__(self, *arguments, timeout):
         self.did = [(*arguments, timeout)]
@@ -236,7 +237,7 @@ class Server:
 
 
 def test_encryption_and_login_come_before_the_mail(monkeypatch):
-    monkeypatch.setattr(smtplib, "SMTP", Server)
+    monkeypatch.setattr(notify, "Dialogue", Server)
     conf = BrokerConf(smtp_starttls=True, smtp_user="he", smtp_password="secret")
     deliver(Mail(conf, "a", ("b",), b""))
     assert Server.last.did == [("localhost", 25, 10), ("starttls", True), ("login", "he", "secret"), ("sendmail",)]

@@ -41,9 +41,10 @@ def root_query() -> dns.message.Message:
 
 def answers(query: dns.message.Message, wire: bytes) -> bool:
     """Is this a name server's answer to the query? Any code but SERVFAIL counts: a server that refuses to speak of
-    the root is reached all the same, one that fails has probably lost its own uplink."""
+    the root is reached all the same, one that fails has probably lost its own uplink. What it says is not read: 64 KiB
+    of it may take seconds."""
     try:
-        reply = dns.message.from_wire(wire)
+        reply = dns.message.from_wire(wire, question_only=True)
     except (dns.exception.DNSException, ValueError):
         return False
     return bool(query.is_response(reply)) and reply.rcode() != dns.rcode.SERVFAIL

@@ -2,7 +2,6 @@
 
 import errno
 import http.client
-import io
 import socket
 import ssl
 import threading
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import SplitResult, urlsplit
 
+from ovirt_he_ha.broker.bounded_stream import BoundedStream, TooMuch, left
 from ovirt_he_ha.broker.monitors.frame import Unmeasured
 from ovirt_he_ha.broker.monitors.options import OptionError
 from ovirt_he_ha.broker.monitors.target import RESOLVE_AGAIN, Target
@@ -18,6 +18,8 @@ from ovirt_he_ha.core.model import Health
 
 MARKER = b"DB Up"  # what the first line of a healthy engine's page holds
 BODY_LIMIT = 4096  # bytes; the real page has 31
+MOST = 1 << 16  # bytes that are taken at all, header included; a server may pour them for ever
+MOST_ADDRESSES = 8  # of those that the engine's name has
 RESOLVE_AFTER_BAD = 60.0  # wall seconds: the engine may have come back with another address
 # This host has no way to the engine at all: that says nothing of the engine.
 _OWN_FAULT = (errno.ENETUNREACH, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
@@ -29,32 +31,6 @@ class PageResult:
 
     health: Health
     why: str = ""
-
-
-class _DeadlineSocket(io.RawIOBase):
-    """Reads from a socket until a moment, not with a pause between bytes: a server that drips must not hold us."""
-
-    def __init__(self, connection: socket.socket, until: float) -> None:
-        self._connection = connection
-        self._until = until
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._connection.settimeout(_left(self._until))
-        return self._connection.recv_into(buffer)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks of a socket."""
-        return io.BufferedReader(self)
-
-
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise socket.timeout("the deadline has passed")
-    return left
 
 
 def checked_url(url: str) -> SplitResult:
@@ -115,21 +91,26 @@ class HealthPage:
             raise Unmeasured("no-address", str(problem)) from problem
         until = time.monotonic() + self._timeout
         result = PageResult(Health.BAD, "no address")
-        for family, address in addresses:
-            result = self._ask(family, address, until)
+        addresses = addresses[:MOST_ADDRESSES]
+        for number, (family, address) in enumerate(addresses):
+            # One that swallows everything (an address family without a way) must leave time for the others.
+            patience = max(0.1, until - time.monotonic()) / (len(addresses) - number)
+            result = self._ask(family, address, until, time.monotonic() + patience)
             if result.health is Health.GOOD:
                 break
         self._was_good = result.health is Health.GOOD
         return result
 
-    def _ask(self, family: int, address: Any, until: float) -> PageResult:
+    def _ask(self, family: int, address: Any, until: float, connected: float) -> PageResult:
         try:
             with socket.socket(family, socket.SOCK_STREAM) as plain:
-                return self._converse(plain, address, until)
+                return self._converse(plain, address, until, connected)
         except ssl.SSLCertVerificationError as problem:
             raise Unmeasured("certificate", str(problem)) from problem
         except socket.timeout:
             return PageResult(Health.BAD, "timed out")
+        except TooMuch as problem:
+            return PageResult(Health.BAD, str(problem))
         except http.client.HTTPException as problem:
             return PageResult(Health.BAD, f"not HTTP: {type(problem).__name__}")
         except OSError as problem:
@@ -139,13 +120,13 @@ class HealthPage:
         finally:
             self._release()
 
-    def _converse(self, plain: socket.socket, address: Any, until: float) -> PageResult:
+    def _converse(self, plain: socket.socket, address: Any, until: float, connected: float) -> PageResult:
         self._hold(plain)
-        plain.settimeout(_left(until))
+        plain.settimeout(left(min(until, connected)))
         plain.connect(address)
         if self._tls is None:
             return self._request(plain, until)
-        plain.settimeout(_left(until))
+        plain.settimeout(left(until))
         # The handshake is a step of its own: wrapping moves the descriptor, and an abort must reach the one in use.
         secure = self._tls.wrap_socket(plain, server_hostname=str(self._url.hostname), do_handshake_on_connect=False)
         with secure:
@@ -154,9 +135,9 @@ class HealthPage:
             return self._request(secure, until)
 
     def _request(self, connection: socket.socket, until: float) -> PageResult:
-        connection.settimeout(_left(until))
+        connection.settimeout(left(until))
         connection.sendall(self._head())
-        response = http.client.HTTPResponse(_DeadlineSocket(connection, until))  # type: ignore[arg-type]
+        response = http.client.HTTPResponse(BoundedStream(connection, until, MOST))  # type: ignore[arg-type]
         try:
             response.begin()
             line = _first_line(response)
