@@ -79,8 +79,10 @@ def atomic_write(path: PathLike, data: bytes, mode: Optional[int] = None) -> Non
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, target) from error  # a write that fails names no file itself
         raise
     directory_handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
