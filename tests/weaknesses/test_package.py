@@ -4,9 +4,11 @@ import ast
 import logging
 import os
 import re
+import smtplib
+import socketserver
 import stat
+import threading
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -189,28 +191,27 @@ def test_w69_a_callers_words_replace_no_address(tmp_path):
     assert message["Bcc"] is None
 
 
-class Server:
-    """smtplib's client, and what was done with it."""
+class PlainServer(socketserver.StreamRequestHandler):
+    """A mail server that cannot encrypt, and notes what it is asked."""
 
-    done: ClassVar = []
-
-    def __init__(self, host, port, timeout):
-        self.done = Server.done = [("connect", host, port, timeout)]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def __getattr__(self, name):
-        return lambda *args, **how: self.done.append((name, *args))
+    def handle(self):
+        self.wfile.write(b"220 here\r\n")
+        for line in self.rfile:
+            word = line.split()[0].upper().decode()
+            self.server.asked.append(word)
+            answers = {"EHLO": b"250-here\r\n250 AUTH PLAIN LOGIN\r\n", "QUIT": b"221 bye\r\n"}
+            self.wfile.write(answers.get(word, b"454 not now\r\n"))
 
 
-def test_w69_encryption_and_login_come_first_and_nothing_is_printed(monkeypatch, capfd):
-    monkeypatch.setattr(notify.smtplib, "SMTP", Server)
-    conf = BrokerConf(smtp_server="mail.example", smtp_starttls=True, smtp_user="he", smtp_password=SECRET)
-    notify.deliver(Mail(conf, "a@example.com", ("b@example.com",), b"Subject: x\n\n"))
-    assert [each[0] for each in Server.done] == ["connect", "starttls", "login", "sendmail"]
-    assert Server.done[0][3] == conf.smtp_timeout
+def test_w69_without_the_encryption_that_is_asked_for_no_password_and_no_mail_leaves_the_host(capfd):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), PlainServer) as server:
+        server.daemon_threads = True
+        server.asked = []
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        port = server.server_address[1]
+        conf = BrokerConf("127.0.0.1", port, 5, smtp_starttls=True, smtp_user="he", smtp_password=SECRET)
+        with pytest.raises((OSError, smtplib.SMTPException)):
+            notify.deliver(Mail(conf, "a@example.com", ("b@example.com",), b"Subject: x\n\n"))
+        server.shutdown()
+    assert set(server.asked) <= {"EHLO", "STARTTLS", "QUIT"}
     assert capfd.readouterr() == ("", "")
