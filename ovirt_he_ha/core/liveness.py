@@ -168,16 +168,17 @@ def token(slot: Slot) -> str:
 def observe(
     seen: Mapping[int, Seen], slots: Mapping[int, Slot], ids: FrozenSet[int], read_at: float
 ) -> Mapping[int, Seen]:
-    """What we have seen of each host, after the read that finished at ``read_at`` (monotonic seconds). Hosts that
-    vanished are forgotten: when one comes back we look at it anew."""
+    """What we have seen of each host, after the read that began at ``read_at`` (monotonic seconds). Hosts that vanished
+    are forgotten: when one comes back we look at it anew. A slot that shows an earlier content again has not changed:
+    storage that answers now from one copy, now from another, would keep a dead host alive for ever."""
     result: Dict[int, Seen] = {}
     for host_id in sorted(ids):
         now_there = token(slots.get(host_id, _NO_RECORD))
         before = seen.get(host_id)
         if before is None:
             result[host_id] = Seen(now_there, read_at)
-        elif before.token != now_there:
-            result[host_id] = Seen(now_there, before.since, read_at)
+        elif now_there != before.token and now_there not in before.past:
+            result[host_id] = before.followed_by(now_there, read_at)
         else:
             result[host_id] = before
     return MappingProxyType(result)

@@ -397,14 +397,23 @@ class State(str, Enum):
     AGENT_STOPPED = "AgentStopped"
 
 
+PAST = 30  # earlier contents of a slot that are known again: 5 minutes of a host that publishes every 10 s
+
+
 @dataclass(frozen=True)
 class Seen:
     """One peer's slot over time: ``token`` identifies the content, ``changed_at`` when a *change* was last seen
-    (None: no change since we look), ``since`` when we first looked."""
+    (None: no change since we look), ``since`` when we first looked. ``past``: tokens before this one, the last first;
+    one of them that shows up again is the volume going back, not the host going on."""
 
     token: str
     since: float
     changed_at: Optional[float] = None
+    past: Tuple[str, ...] = ()
+
+    def followed_by(self, token: str, at: float) -> "Seen":
+        """The same peer once its slot changed."""
+        return Seen(token, self.since, at, (self.token, *self.past)[:PAST])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from ovirt_he_ha.core import liveness
 from ovirt_he_ha.core.model import (
+    PAST,
     Carried,
     Empty,
     EngineStatus,
@@ -352,3 +353,35 @@ def test_a_peer_that_cannot_be_read_has_no_score():
     claimed = replace(peer, alive=True)
     view = liveness.Survey({2: claimed}, {2: Seen("invalid", 0.0)})
     assert liveness.engine_elsewhere(view) == ()
+
+
+def test_s3_a_slot_that_goes_back_in_time_is_no_sign_of_life():
+    """Storage that shows now this copy, now that one: the host behind it may be dead for hours."""
+    watch = Watch()
+    watch.look([record(2, 100)])
+    assert watch.look([record(2, 110)], after=10).alive == (2,)
+    for turn in range(40):
+        view = watch.look([record(2, 100 if turn % 2 else 110)], after=10)
+    assert view.alive == ()
+    assert view.peers[2].silent_for >= TIMERS.liveness_limit
+
+
+def test_a_host_that_goes_on_after_its_slot_went_back_is_alive():
+    watch = Watch()
+    watch.look([record(2, 100)])
+    for timestamp in (110, 100, 110, 100):
+        watch.look([record(2, timestamp)], after=30)
+    assert watch.look([record(2, 120)], after=10).alive == (2,)
+
+
+def test_a_host_that_was_started_again_counts_from_zero_and_is_alive():
+    watch = Watch()
+    watch.look([record(2, 5000)])
+    assert watch.look([record(2, 10)], after=10).alive == (2,)
+
+
+def test_what_is_remembered_of_a_slot_is_bounded():
+    watch = Watch()
+    for turn in range(100):
+        watch.look([record(2, turn)], after=10)
+    assert len(watch.carried.seen[2].past) == PAST
