@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Sequence, TypeVar
 
-from ovirt_he_ha.lab import appliance, control, domain, process, services, state
+from ovirt_he_ha.lab import appliance, control, domain, native_code, process, services, state
 from ovirt_he_ha.lab.layout import ENGINE_FQDN, Lab, LabError, LabHost, UnfitDirectory
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ TOOLS = {
     "setpriv": "util-linux",
     "mount": "mount",
     "/usr/sbin/sanlock": "sanlock",
+    "/usr/sbin/wdmd": "sanlock",
+    "gcc": "gcc",
+    "pkg-config": "pkg-config",
     "/usr/sbin/libvirtd": "libvirt-daemon-system",
     "qemu-system-x86_64": "qemu-system-x86",
     "dpkg-deb": "dpkg",
@@ -62,13 +65,14 @@ class NotReady(LabError):
 
 
 def check_machine() -> None:
-    """Raises NeedsRoot, MissingTools."""
+    """Raises NeedsRoot, MissingTools, NoFuse."""
     if os.geteuid() != 0:
         raise NeedsRoot()
     path = "/usr/sbin:/usr/bin:/sbin:/bin:" + os.environ.get("PATH", "")
     missing = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
     if missing:
         raise MissingTools(missing)
+    native_code.check_fuse()
 
 
 def check_environment(venv: str) -> None:
@@ -135,6 +139,7 @@ def prepare(lab: Lab, say: Say) -> None:
     state.save_plan(lab)
     say("building the appliance" if not any(appliance.cache_directory().glob("*")) else "appliance from the cache")
     appliance.provide(lab.appliance, appliance.cache_directory())
+    native_code.build(lab)
     copy_source(lab)
     lab.etc.mkdir()
     hosts = [lab.host(host_id) for host_id in lab.host_ids]
@@ -284,7 +289,7 @@ def end_gently(lab: Lab, keeper: process.ProcessId) -> None:
 
 
 def ours(root: Path) -> Iterator[Path]:
-    fixed = ("appliance", "src", "etc", "storage", "log", "drills")
+    fixed = ("appliance", "src", "etc", "storage", "log", "drills", "native", "views", "fusectl")
     for path in root.iterdir():
         if path.name in fixed or path.name in _FILES or (path.name[:1] == "h" and path.name[1:].isdigit()):
             yield path

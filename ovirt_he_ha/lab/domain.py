@@ -111,10 +111,10 @@ def write_host_files(host: LabHost) -> None:
 
 
 def agent_conf(host: LabHost) -> str:
-    """Unfenced is allowed while the lab's sanlock runs without a watchdog daemon. The load of the one machine that all
-    hosts share says nothing about any of them, and would move the VM about: it costs no points."""
+    """The load of the one machine that all hosts share says nothing about any of them, and would move the VM about: it
+    costs no points."""
     score = "[score]\ncpu-load-score-penalty=0\n"
-    return f"{score}[migration]\naddress={host.second_address}\n[fencing]\nallow-unfenced=yes\n"
+    return f"{score}[migration]\naddress={host.second_address}\n"
 
 
 def _lines(values: Dict[str, str]) -> str:

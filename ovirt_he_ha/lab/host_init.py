@@ -15,9 +15,10 @@ import time
 import uuid
 from pathlib import Path
 
-from ovirt_he_ha.lab import network, services
+from ovirt_he_ha.lab import network, services, shared_clock
 from ovirt_he_ha.lab.control import ControlServer, listen
-from ovirt_he_ha.lab.layout import DAEMON_GID, DAEMON_UID, QEMU_UID, LabHost
+from ovirt_he_ha.lab.layout import DAEMON_GID, DAEMON_UID, QEMU_UID, LabError, LabHost
+from ovirt_he_ha.lab.mounted_view import detach
 from ovirt_he_ha.lab.state import load_lab
 from ovirt_he_ha.lab.supervisor import Loop, Supervisor
 
@@ -56,6 +57,7 @@ def main() -> None:
 
 def mount_own(host: LabHost) -> None:
     """What /run is on a real host ends with the boot: it is made anew."""
+    mount_storage(host)
     shutil.rmtree(host.run, ignore_errors=True)
     for name in OWN_DIRECTORIES:
         (host.directory / name).mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,8 @@ def mount_own(host: LabHost) -> None:
         bind(host.lab.etc / name, Path("/etc") / name)
     own_devices(host.directory / "dev")
     network.run(["mount", "-t", "sysfs", "sysfs", "/sys"])  # shows the network devices of this namespace
-    for made in ("/run/lock", "/run/libvirt", services.SANLOCK_RUN, "/var/log/libvirt", "/var/log/engine"):
+    daemons = ("/run/libvirt", services.SANLOCK_RUN, services.WDMD_RUN)
+    for made in ("/run/lock", *daemons, "/var/log/libvirt", "/var/log/engine"):
         Path(made).mkdir(parents=True, exist_ok=True)
     os.chown("/var/log/engine", QEMU_UID, DAEMON_GID)
     services.INSIDE.mkdir()
@@ -82,6 +85,15 @@ def mount_own(host: LabHost) -> None:
     shutil.rmtree(product_run, ignore_errors=True)
     product_run.mkdir(parents=True)
     os.chown(product_run, DAEMON_UID, DAEMON_GID)
+
+
+def mount_storage(host: LabHost) -> None:
+    """The host's view where every host has the storage, over the shared directory itself. What this namespace has
+    copied from the keeper's besides must not keep another host's view alive."""
+    bind(host.view, host.lab.storage)
+    for other in host.lab.host_ids:
+        detach(host.lab.host(other).view)
+    detach(host.lab.connections)
 
 
 def own_devices(made: Path) -> None:
@@ -135,7 +147,8 @@ def no_ipv6() -> None:
 
 
 def supervise(host: LabHost) -> None:
-    supervisor = Supervisor(services.services(host), services.environment(host), host.log)
+    processes = services.services(host, shared_clock.make_clock(host.lab.scale))
+    supervisor = Supervisor(processes, services.environment(host), host.log)
 
     def on_exit(pid: int, status: int) -> None:
         if not supervisor.exited(pid, status):
@@ -149,6 +162,6 @@ def supervise(host: LabHost) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, LabError):
         log.exception("the host does not start")
         sys.exit(1)

@@ -1,7 +1,8 @@
 """The first process of the lab: `python -m ovirt_he_ha.lab.keeper DIRECTORY CLAIM_FD READY_FD`.
 
-It holds the lab's PID, network and mount namespaces: the switches, the observer, and one nested set of namespaces per
-host. Killing it ends everything that the lab runs, at once and for certain, whatever state that was in.
+It holds the lab's PID, network and mount namespaces: the switches, the observer, each host's storage view and watchdog,
+and one nested set of namespaces per host. Killing it ends everything that the lab runs, at once and for certain,
+whatever state that was in.
 """
 
 import logging
@@ -12,9 +13,11 @@ import sys
 import time
 from typing import Any, Dict, List, Mapping, NamedTuple
 
-from ovirt_he_ha.lab import network, process
-from ovirt_he_ha.lab.control import ControlServer, listen
+from ovirt_he_ha.lab import mounted_view, network, process, view, watchdog
+from ovirt_he_ha.lab.control import ControlServer, Handler, listen
 from ovirt_he_ha.lab.layout import Lab, LabError, LabHost
+from ovirt_he_ha.lab.mounted_view import MountedView
+from ovirt_he_ha.lab.observer import Journal
 from ovirt_he_ha.lab.services import Service, environment
 from ovirt_he_ha.lab.state import load_lab
 from ovirt_he_ha.lab.supervisor import Loop, Supervisor
@@ -25,7 +28,7 @@ UNSHARE = (
     *("unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount", "--mount-proc"),
     *("--net", "--uts", "--ipc", "--propagation", "private", "--"),
 )
-# A process that hangs in a storage fault delays its namespace's end; the rest of the lab must not wait for it.
+# The end of a namespace takes 50 to 250 ms. Should a process hang in the kernel, the rest of the lab must not wait.
 POWER_OFF_WAIT = 5.0
 
 
@@ -49,6 +52,12 @@ class Powered(NamedTuple):
 
     outer: "subprocess.Popen[bytes]"
     init: process.ProcessId
+    view: MountedView
+
+    def cut(self) -> None:
+        """Power loss, on any thread. The view goes too: what hangs in it could not die."""
+        process.kill(self.init)
+        self.view.cut()
 
 
 class Keeper:
@@ -61,14 +70,35 @@ class Keeper:
         lab.log.mkdir(parents=True, exist_ok=True)
         watch = (lab.interpreter, "-m", "ovirt_he_ha.lab.observer", lab.directory)
         self._own = Supervisor([Service("observer", watch)], environment(lab.host(1)), lab.log)
+        # Beside the observer's records; both append whole lines.
+        self._journal = Journal(open(lab.observations, "a", encoding="utf-8"))  # noqa: SIM115 (as long as we live)
+        self._watcher = watchdog.Watcher(lab.scale, self._fire)
 
     def run(self) -> None:
         network.batch(network.fabric_commands(self._lab))
+        mounted_view.mount_connections(self._lab)
+        self._watcher.start()
         where = ControlServer(self._claim, {"where": lambda _: self._lab.directory})
-        handlers = {"status": self._status, "power-on": self._power_on, "power-off": self._power_off}
-        control = ControlServer(listen(self._lab.control), handlers)
+        control = ControlServer(listen(self._lab.control), self._handlers())
         on_wake = lambda: self._own.start_due(time.monotonic())  # noqa: E731
         Loop([where, control], self._exited, on_wake, self._own.next_due).run()
+
+    def _handlers(self) -> Dict[str, Handler]:
+        return {
+            "status": self._status,
+            "power-on": self._power_on,
+            "power-off": self._power_off,
+            "storage": self._storage,
+        }
+
+    def _fire(self, host_id: int, keepalive: float) -> None:
+        """The watchdog's reset, on its thread; the loop notices the end of the host."""
+        powered = self._hosts.get(host_id)
+        if powered is None:
+            return  # its power was cut in this moment
+        at = time.monotonic()
+        powered.cut()
+        self._journal.write("watchdog", host=host_id, fired=round(at, 4), keepalive=round(keepalive, 4))
 
     def _exited(self, pid: int, status: int) -> None:
         if self._own.exited(pid, status):
@@ -77,14 +107,38 @@ class Keeper:
             if powered.outer.pid == pid:
                 powered.outer.returncode = status
                 self._forget(host_id)
+            elif powered.view.server.pid == pid:
+                powered.view.server.returncode = status
+                powered.view.lost()
+                log.info("the server of h%s's view ended with %s", host_id, os.waitstatus_to_exitcode(status))
 
     def _forget(self, host_id: int) -> None:
-        del self._hosts[host_id]
+        powered = self._hosts.pop(host_id)
+        self._watcher.forget(host_id)
+        powered.view.cut()
         self._lab.host(host_id).namespace_file.unlink(missing_ok=True)
+        self._journal.write("power", host=host_id, on=False)
         log.info("h%s is off", host_id)
 
     def _status(self, _request: Mapping[str, Any]) -> Dict[str, Any]:
-        return {"on": sorted(self._hosts), "at": time.monotonic()}
+        hosts = {
+            host_id: {"storage": powered.view.facts(), "watchdog": self._watcher.facts(host_id)}
+            for host_id, powered in self._hosts.items()
+        }
+        return {"on": sorted(self._hosts), "at": time.monotonic(), "hosts": hosts}
+
+    def _storage(self, request: Mapping[str, Any]) -> Dict[str, Any]:
+        """Switch a host's view; without ``mode`` only tell. ``at``: the moment before."""
+        host = self._lab.host(int(request["host"]))
+        if host.host_id not in self._hosts:
+            raise AlreadyOff(host.name)
+        mounted = self._hosts[host.host_id].view
+        at = time.monotonic()
+        if "mode" in request:
+            wanted = view.request(host, str(request["mode"]), _parameters(request))
+            mounted.switch(wanted["mode"], wanted["milliseconds"])
+            self._journal.write("storage", host=host.host_id, since=round(at, 4), **mounted.facts())
+        return {"at": at, **mounted.facts()}
 
     def _power_on(self, request: Mapping[str, Any]) -> Dict[str, Any]:
         hosts = [self._lab.host(int(host_id)) for host_id in request["hosts"]]
@@ -98,6 +152,18 @@ class Keeper:
 
     def _boot(self, host: LabHost) -> None:
         host.directory.mkdir(parents=True, exist_ok=True)
+        mounted = MountedView(host)
+        try:
+            self._start(host, mounted)
+        except BaseException:
+            mounted.cut()
+            raise
+        if watchdog.is_present(host):
+            self._watcher.watch(host.host_id, watchdog.OpenDevice(host.watchdog))
+        self._journal.write("power", host=host.host_id, on=True)
+
+    def _start(self, host: LabHost, mounted: MountedView) -> None:
+        watchdog.make_device(host.watchdog)
         reader, writer = os.pipe()
         init = (self._lab.interpreter, "-m", "ovirt_he_ha.lab.host_init")
         with open(host.directory / "init.log", "ab") as output:
@@ -116,7 +182,7 @@ class Keeper:
             first = _first_child(outer, host)
             network.batch(network.plug_commands(host, first.pid))
             host.namespace_file.write_text(process.pid_namespace(first.pid))
-            self._hosts[host.host_id] = Powered(outer, first)
+            self._hosts[host.host_id] = Powered(outer, first, mounted)
             os.write(writer, b"\n")
         finally:
             os.close(writer)
@@ -130,7 +196,7 @@ class Keeper:
                 raise AlreadyOff(self._lab.host(host_id).name)
         at = time.monotonic()
         for host_id in chosen:
-            process.kill(self._hosts[host_id].init)
+            self._hosts[host_id].cut()
         gone = [self._wait_gone(host_id) for host_id in chosen]
         return {"at": at, "gone": time.monotonic() if all(gone) else None}
 
@@ -141,6 +207,10 @@ class Keeper:
             return False  # the loop notices its end later
         self._forget(host_id)
         return True
+
+
+def _parameters(request: Mapping[str, Any]) -> Dict[str, float]:
+    return {"milliseconds": request["milliseconds"]} if request["mode"] == view.SLOW else {}
 
 
 def _first_child(outer: "subprocess.Popen[bytes]", host: LabHost) -> process.ProcessId:

@@ -127,6 +127,28 @@ class Lab:
         return self.root / "storage"
 
     @property
+    def native(self) -> Path:
+        """What the lab compiled."""
+        return self.root / "native"
+
+    @property
+    def watchdog_library(self) -> Path:
+        return self.native / "watchdog_device.so"
+
+    @property
+    def view_program(self) -> Path:
+        return self.native / "storage_view"
+
+    @property
+    def connections(self) -> Path:
+        """The kernel's FUSE connections, in the keeper's mount namespace."""
+        return self.root / "fusectl"
+
+    @property
+    def views(self) -> Path:
+        return self.root / "views"
+
+    @property
     def host_ids(self) -> List[int]:
         return list(range(1, self.hosts + 1))
 
@@ -212,6 +234,20 @@ class LabHost:
     @property
     def control(self) -> Path:
         return self.run / "he-lab.sock"
+
+    @property
+    def view(self) -> Path:
+        """Where its view of the storage is mounted outside of it; inside it lies over ``Lab.storage``."""
+        return self.lab.views / self.name
+
+    @property
+    def watchdog(self) -> Path:
+        return self.directory / "watchdog"
+
+    @property
+    def no_watchdog(self) -> Path:
+        """Exists when the host shall have none from its next power-on."""
+        return self.directory / "no-watchdog"
 
     @property
     def namespace_file(self) -> Path:

@@ -1,42 +1,30 @@
 """The processes of one host: command lines, environments, and the files that configure libvirtd and sanlock."""
 
-import glob
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Mapping, Tuple
 
-from ovirt_he_ha.lab.layout import DAEMON_GID, DAEMON_UID, LIBVIRT_TCP_PORT, QEMU_UID, LabError, LabHost
+from ovirt_he_ha.lab import watchdog
+from ovirt_he_ha.lab.layout import DAEMON_GID, DAEMON_UID, LIBVIRT_TCP_PORT, QEMU_UID, LabHost
 
 INSIDE = Path("/run/he-lab")  # in a host: what its processes need of the lab
 VENV = INSIDE / "venv"
 COMMANDS = INSIDE / "bin"
 SANLOCK_RUN = "/run/sanlock"
 SANLOCK_SOCKET = Path(SANLOCK_RUN) / "sanlock.sock"
+WDMD_RUN = "/run/wdmd"
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
-FAKETIME = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib64/faketime/libfaketimeMT.so.1")
 RESTART_DELAY = 2.0  # wall seconds, as the units do
-
-
-class NoFaketime(LabError):
-    def __init__(self) -> None:
-        super().__init__("libfaketimeMT.so.1 is missing (package faketime): install it, or use --time-scale 1.")
 
 
 @dataclass(frozen=True)
 class Service:
-    """One supervised process. ``optional``: not a part of a host without our daemons."""
+    """One supervised process."""
 
     name: str
     argv: Tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
-
-
-def faketime_library() -> str:
-    for pattern in FAKETIME:
-        for path in sorted(glob.glob(pattern)):
-            return path
-    raise NoFaketime()
 
 
 def environment(host: LabHost) -> Dict[str, str]:
@@ -62,15 +50,6 @@ def python(host: LabHost) -> str:
     return str(VENV / "bin" / "python") if host.lab.venv else host.lab.interpreter
 
 
-def clocked(host: LabHost) -> Dict[str, str]:
-    """Environment of a process whose time runs ``scale`` times faster. Everything of a host that shares one fake
-    clock must start under one wrapper once there is more than sanlock: with a bare preload each process counts from
-    its own start."""
-    if host.lab.scale == 1:
-        return {}
-    return {"LD_PRELOAD": faketime_library(), "FAKETIME": f"+0 x{host.lab.scale:g}"}
-
-
 def daemon(host: LabHost, module: str, capability: str) -> Tuple[str, ...]:
     """Our daemon as vdsm:kvm with the one capability its unit gives it."""
     return (
@@ -88,12 +67,13 @@ def daemon(host: LabHost, module: str, capability: str) -> Tuple[str, ...]:
     )
 
 
-def services(host: LabHost) -> List[Service]:
-    """In the order in which they are started. The watchdog daemon will come before sanlock, which then gets ``-w
-    1``."""
-    sanlock = ("/usr/sbin/sanlock", "daemon", "-D", "-w", "0", "-h", "0", "-l", "0", "-L", "-1", "-S", "-1")
-    found = [
-        Service("sanlock", (*sanlock, "-U", "root", "-G", "kvm", "-e", host.hostname), clocked(host)),
+def services(host: LabHost, clock: Mapping[str, str]) -> List[Service]:
+    """In the order in which they are started. ``clock``: environment of those that live by the host's fast clock."""
+    fenced = watchdog.is_present(host)
+    sanlock = ("/usr/sbin/sanlock", "daemon", "-D", "-w", "1" if fenced else "0", "-h", "0", "-l", "0", "-L", "-1")
+    found = [wdmd(host, clock)] if fenced else []
+    found += [
+        Service("sanlock", (*sanlock, "-S", "-1", "-U", "root", "-G", "kvm", "-e", host.hostname), clock),
         Service("libvirtd", ("/usr/sbin/libvirtd", "--listen", "--pid-file", "/run/libvirtd.pid")),
     ]
     if host.lab.daemons:
@@ -102,6 +82,13 @@ def services(host: LabHost) -> List[Service]:
             Service("agent", daemon(host, "ovirt_he_ha.agent.service", "kill")),
         ]
     return found
+
+
+def wdmd(host: LabHost, clock: Mapping[str, str]) -> Service:
+    device, library = str(host.watchdog), str(host.lab.watchdog_library)
+    preloads = [library, clock["LD_PRELOAD"]] if clock else [library]
+    env = {**clock, "LD_PRELOAD": ":".join(preloads), "HE_WATCHDOG_DEVICE": device}
+    return Service("wdmd", ("/usr/sbin/wdmd", "-D", "-H", "0", "-G", "kvm", "-w", device), env)
 
 
 LIBVIRTD_CONF = """\

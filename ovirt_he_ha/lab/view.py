@@ -35,9 +35,9 @@ def set_storage(host: LabHost, mode: str, **parameters: float) -> float:
     * ``error``: reads, writes and flushes fail with EIO;
     * ``slow``: each read, write and flush takes ``milliseconds`` (wall, 1 to 600000; default 3 product seconds).
 
-    Returns the moment (monotonic wall seconds) just before it takes effect; on return no I/O of the mode before is under
-    way, but for those that the new mode holds. A power loss ends every fault: the next boot begins with ``ok``. Raises
-    LabError: unknown mode or parameter, the host is off.
+    Returns the moment (monotonic wall seconds) just before it takes effect; on return from a switch to ``hang`` or
+    ``error`` no I/O of the mode before is under way. A power loss ends every fault: the next boot begins with ``ok``.
+    Raises LabError: unknown mode or parameter, the host is off.
     """
     return float(control.call(host.lab.control, "storage", host=host.host_id, **request(host, mode, parameters))["at"])
 

@@ -31,7 +31,7 @@ def test_each_hosts_files(lab: Lab) -> None:
         assert conf.gateway == lab.gateway
         agent_conf = load_agent_conf(paths.agent_conf)
         assert agent_conf.migration_address == host.second_address
-        assert agent_conf.allow_unfenced
+        assert not agent_conf.allow_unfenced
         assert paths.state_dir.is_dir()
         assert paths.log_dir.is_dir()
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ovirt_he_ha.lab import watchdog
 from ovirt_he_ha.lab.layout import Lab
 from ovirt_he_ha.lab.services import etc_files, libvirt_files, services
 
@@ -23,24 +24,40 @@ def test_the_daemons_user_replaces_whoever_has_its_name_or_number() -> None:
 
 
 def test_daemons_run_unprivileged_with_one_capability() -> None:
-    found = {service.name: service.argv for service in services(LAB.host(2))}
-    assert list(found) == ["sanlock", "libvirtd", "broker", "agent"]
+    found = {service.name: service.argv for service in services(LAB.host(2), {})}
+    assert list(found) == ["wdmd", "sanlock", "libvirtd", "broker", "agent"]
     assert "--reuid=36" in found["broker"]
     assert "--ambient-caps=-all,+net_raw" in found["broker"]
     assert "--ambient-caps=-all,+kill" in found["agent"]
     assert "--bounding-set=-all,+kill" in found["agent"]
 
 
-def test_sanlock_alone_is_accelerated() -> None:
-    for service in services(LAB.host(1)):
-        assert ("FAKETIME" in service.env) == (service.name == "sanlock")
-    real = Lab("/l", 1, 1.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "")
-    assert not any("FAKETIME" in service.env for service in services(real.host(1)))
+def test_sanlock_and_its_watchdog_live_by_one_clock() -> None:
+    clock = {"LD_PRELOAD": "/faketime.so", "FAKETIME": "+0 x10", "FAKETIME_SHARED": "/sem /shm"}
+    env = {service.name: service.env for service in services(LAB.host(1), clock)}
+    assert env["sanlock"] == clock
+    preloads = "/l/native/watchdog_device.so:/faketime.so"
+    assert env["wdmd"] == {**clock, "LD_PRELOAD": preloads, **device(LAB)}
+    assert not any(env[name] for name in ("libvirtd", "broker", "agent"))
+    env = {service.name: service.env for service in services(LAB.host(1), {})}
+    assert not env["sanlock"]
+    assert env["wdmd"] == {"LD_PRELOAD": "/l/native/watchdog_device.so", **device(LAB)}
 
 
-def test_without_daemons() -> None:
-    bare = Lab("/l", 1, 1.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "", daemons=False)
-    assert [service.name for service in services(bare.host(1))] == ["sanlock", "libvirtd"]
+def device(lab: Lab) -> "dict[str, str]":
+    return {"HE_WATCHDOG_DEVICE": str(lab.host(1).watchdog)}
+
+
+def test_a_host_without_a_watchdog_until_it_gets_one(tmp_path: Path) -> None:
+    bare = Lab(str(tmp_path), 2, 1.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "", daemons=False)
+    watchdog.set_present(bare.host(1), False)
+    for host_id, names, flag in ((1, ["sanlock", "libvirtd"], "0"), (2, ["wdmd", "sanlock", "libvirtd"], "1")):
+        found = services(bare.host(host_id), {})
+        assert [service.name for service in found] == names
+        argv = found[-2].argv
+        assert argv[argv.index("-w") + 1] == flag
+    watchdog.set_present(bare.host(1), True)
+    assert services(bare.host(1), {})[0].name == "wdmd"
 
 
 def test_migration_listener_is_on_the_second_network_only() -> None:
