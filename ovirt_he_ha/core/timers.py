@@ -130,9 +130,10 @@ class Timers:
     down_hold: float = _row(5.0, 0.0, 5.0)
 
     # --- a hung engine --------------------------------------------------------------------------------------------
-    # Health bad for 60 s and an independent signal, or for 300 s on the page alone: then the VM is restarted.
+    # Health bad for 60 s and an independent signal, or for 260 s on the page alone: then the VM is restarted. With the
+    # looks before it (20 s), a guest that ignores the power button (15 s) and the start it is back within 300 s.
     hung_health: float = _row(60.0, 30.0, 300.0)
-    hung_alone: float = _row(300.0, 120.0, 3600.0)
+    hung_alone: float = _row(260.0, 120.0, 3600.0)
     # A VM younger than this is still booting.
     hung_min_uptime: float = _row(300.0, 60.0, 3600.0)
     # Restarts of a hung engine in one hour (a count): a broken database is not healed by the fourth.
@@ -243,8 +244,12 @@ _RULES: Tuple[_Rule, ...] = (
         lambda t: t.network_round + 2 * t.cycle + t.slot_read_well + t.acpi_stop <= NETWORK_BOUND,
     ),
     (
-        "hung_health + engine_poll + health_timeout + cycle <= 120 s, the bound of a hung engine",
-        lambda t: t.hung_health + t.engine_poll + t.health_timeout + t.cycle <= HUNG_BOUND,
+        "hung_health + engine_poll + health_timeout + cycle + acpi_stop <= 120 s, the bound of a hung engine",
+        lambda t: t.hung_health + t.engine_poll + t.health_timeout + t.cycle + t.acpi_stop <= HUNG_BOUND,
+    ),
+    (
+        "hung_alone + engine_poll + health_timeout + cycle + acpi_stop <= 300 s, its bound on the page alone",
+        lambda t: t.hung_alone + t.engine_poll + t.health_timeout + t.cycle + t.acpi_stop <= HUNG_ALONE_BOUND,
     ),
 )
 

@@ -426,13 +426,13 @@ def hung(bad_for, uptime=1000.0, **facts):
 
 
 HUNG = [
-    ("page alone, in time", {"bad_for": 299.0}, False),
-    ("page alone", {"bad_for": 300.0}, True),
+    ("page alone, in time", {"bad_for": 259.0}, False),
+    ("page alone", {"bad_for": 260.0}, True),
     ("no progress", {"bad_for": 60.0, "stalled_for": 30.0}, True),
     ("no progress for a moment", {"bad_for": 60.0, "stalled_for": 29.0}, False),
     ("no progress, bad for less", {"bad_for": 59.0, "stalled_for": 60.0}, False),
     ("agent dead", {"bad_for": 60.0, "guest_agent": False}, True),
-    ("agent alive", {"bad_for": 299.0, "guest_agent": True}, False),
+    ("agent alive", {"bad_for": 259.0, "guest_agent": True}, False),
     ("young", {"bad_for": 299.0, "uptime": 299.0, "stalled_for": 299.0}, False),
     ("age unknown", {"bad_for": 400.0, "uptime": None, "stalled_for": 400.0}, False),
     ("never good", {"bad_for": None, "stalled_for": 400.0}, False),

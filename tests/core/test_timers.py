@@ -59,7 +59,8 @@ def test_an_empty_sequence_is_out_of_range():
         ({"supervise_restart": 5.0}, "supervise_restart < 5 s"),
         ({"network_round": 11.0}, "network_round + cycle <= 20 s"),
         ({"acpi_stop": 51.0}, "network_round + 2 cycle"),
-        ({"hung_health": 101.0}, "hung_health + engine_poll"),
+        ({"hung_health": 86.0}, "hung_health + engine_poll + health_timeout + cycle + acpi_stop"),
+        ({"hung_alone": 266.0}, "hung_alone + engine_poll"),
     ],
 )
 def test_each_rule_between_rows_can_fail(changes, rule):
