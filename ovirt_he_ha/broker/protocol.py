@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from ovirt_he_ha.broker.structs import Members, ProtocolError, flag, integer, natural, number, text, word
 from ovirt_he_ha.broker.wire import (  # the client's only door to the codec
     WireError,
+    WireFault,
     answer_bytes,
     call_bytes,
     fault_bytes,
@@ -53,6 +54,7 @@ __all__ = [
     "PublishFacts",
     "StorageFacts",
     "WireError",
+    "WireFault",
     "answer_bytes",
     "call_bytes",
     "fault_bytes",

@@ -2,13 +2,17 @@
 
 import re
 import socket
+import struct
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 from ovirt_he_ha.broker.protocol import MAX_BODY
 
+_TIMEVAL = struct.Struct("@ll")
+_KEPT_HEADS = 64  # short heads that are known by heart: a client sends the same one with every call
+_SHORT_HEAD = 512
 _REQUEST_LINE = re.compile(r"([A-Za-z]{1,16}) (\S{1,1024}) HTTP/(\d)\.(\d)")
 
 
@@ -65,28 +69,38 @@ class RequestReader:
         self._connection = connection
         self._limits = limits
         self._pending = b""
+        self._patience = -1.0  # what the kernel was told last
 
     def wait(self) -> None:
         """Return when a request has begun to arrive. Raises Gone after the idle limit or when the peer closed."""
         if not self._pending:
-            self._receive(time.monotonic() + self._limits.idle_seconds, half=False)
+            self._take(self._limits.idle_seconds, half=False)
 
     def read(self) -> Request:
         """The request that has begun. Raises Gone, Refused."""
         until = time.monotonic() + self._limits.request_seconds
-        method, path, version, fields = self._parse_head(self._read_head(until))
+        method, path, version, fields = _head(self._read_head(until), self._limits.head_lines)
         _refuse_unserved(method, path)
         body = self._decoded(self._read_body(self._body_length(fields), until), fields)
         return Request(method, path, version, body, _keeps(version, fields))
 
-    def _receive(self, until: float, half: bool = True) -> None:
+    def _receive(self, until: float) -> None:
         left = until - time.monotonic()
         if left <= 0:
-            raise Gone(half)
+            raise Gone(True)
+        self._take(left, half=True)
+
+    def _take(self, seconds: float, half: bool) -> None:
+        """What is there, or comes within so many seconds. The kernel does the waiting: one system call for most
+        requests, where a socket with a timeout of Python's needs three."""
         try:
-            self._connection.settimeout(left)
+            if seconds != self._patience:
+                whole = int(seconds)
+                timeval = _TIMEVAL.pack(whole, max(1, int((seconds - whole) * 1e6)))
+                self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+                self._patience = seconds
             data = self._connection.recv(1 << 16)
-        except OSError as error:  # a timeout too
+        except OSError as error:  # the time is over (EAGAIN), too
             raise Gone(half) from error
         if not data:
             raise Gone(half)
@@ -101,19 +115,7 @@ class RequestReader:
         head, self._pending = self._pending.split(b"\r\n\r\n", 1)
         return head
 
-    def _parse_head(self, head: bytes) -> Tuple[str, str, Tuple[int, int], Dict[str, str]]:
-        lines = head.decode("latin-1").split("\r\n")
-        if len(lines) > self._limits.head_lines:
-            raise Refused(431, "Request Header Fields Too Large")
-        match = _REQUEST_LINE.fullmatch(lines[0])
-        if match is None:
-            raise Refused(400, "Bad Request", "expected METHOD PATH HTTP/1.x")
-        method, path, major, minor = match.groups()
-        if major != "1":
-            raise Refused(505, "HTTP Version Not Supported")
-        return method.upper(), path, (int(major), int(minor)), _parse_fields(lines[1:])
-
-    def _body_length(self, fields: Dict[str, str]) -> int:
+    def _body_length(self, fields: Mapping[str, str]) -> int:
         if "transfer-encoding" in fields:
             raise Refused(411, "Length Required", "expected Content-Length, not Transfer-Encoding")
         text = fields.get("content-length", "")
@@ -137,7 +139,7 @@ class RequestReader:
         self._pending = data[length:]
         return data[:length]
 
-    def _decoded(self, body: bytes, fields: Dict[str, str]) -> bytes:
+    def _decoded(self, body: bytes, fields: Mapping[str, str]) -> bytes:
         encoding = fields.get("content-encoding", "identity").lower()
         if encoding == "identity":
             return body
@@ -153,6 +155,33 @@ class RequestReader:
         if not unpacker.eof:
             raise Refused(400, "Bad Request", "gzip data ends too early")
         return data
+
+
+_Head = Tuple[str, str, Tuple[int, int], Mapping[str, str]]
+_known_heads: Dict[Tuple[bytes, int], _Head] = {}
+
+
+def _head(head: bytes, most_lines: int) -> _Head:
+    """Method, path, version and fields. Raises Refused."""
+    known = _known_heads.get((head, most_lines))
+    if known is None:
+        known = _parse_head(head, most_lines)
+        if len(head) <= _SHORT_HEAD and len(_known_heads) < _KEPT_HEADS:
+            _known_heads[head, most_lines] = known
+    return known
+
+
+def _parse_head(head: bytes, most_lines: int) -> _Head:
+    lines = head.decode("latin-1").split("\r\n")
+    if len(lines) > most_lines:
+        raise Refused(431, "Request Header Fields Too Large")
+    match = _REQUEST_LINE.fullmatch(lines[0])
+    if match is None:
+        raise Refused(400, "Bad Request", "expected METHOD PATH HTTP/1.x")
+    method, path, major, minor = match.groups()
+    if major != "1":
+        raise Refused(505, "HTTP Version Not Supported")
+    return method.upper(), path, (int(major), int(minor)), _parse_fields(lines[1:])
 
 
 def _parse_fields(lines: List[str]) -> Dict[str, str]:
@@ -175,7 +204,7 @@ def _refuse_unserved(method: str, path: str) -> None:
         raise Refused(404, "Not Found", "No such page")
 
 
-def _keeps(version: Tuple[int, int], fields: Dict[str, str]) -> bool:
+def _keeps(version: Tuple[int, int], fields: Mapping[str, str]) -> bool:
     return version >= (1, 1) and "close" not in fields.get("connection", "").lower()
 
 

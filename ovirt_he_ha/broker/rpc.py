@@ -1,44 +1,53 @@
 """XML-RPC over the Unix socket: who may connect, one thread per connection, and limits so that nobody can occupy it
 all.
 
-The socket is exclusive through a POSIX lock on ``<socket>.lock``: the kernel drops it with the process, a forked
-worker does not inherit it, and it names its holder. The socket itself is bound under another name and renamed into
-place, so that a client finds either the old one, the new one, or none.
+The socket is bound under another name and renamed into place, so that a client finds either the old one, the new one,
+or none.
 """
 
-import fcntl
 import logging
 import os
+import select
 import socket
 import struct
 import threading
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
+from ovirt_he_ha.broker import protocol
+from ovirt_he_ha.broker.connections import Caller, Connection, Connections
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.protocol import METHODS, FaultCode, WireError, answer_bytes, fault_bytes, parse_call
 from ovirt_he_ha.broker.request import Gone, Limits, Refused, Request, RequestReader, answer_head
+from ovirt_he_ha.broker.socket_lock import BrokerRunning, SocketLock, SocketProblem
 from ovirt_he_ha.config.journal import throttled
+
+__all__ = ["BrokerRunning", "Caller", "Fault", "RpcServer", "SocketProblem"]
 
 log = logging.getLogger(__name__)
 
 SOCKET_MODE = 0o660
-_BACKLOG = 128
+_BACKLOG = 1024  # who finds it full is refused at once by the kernel; admitting one takes 0.1 ms
 _PATH_LIMIT = 107  # bytes of sun_path without its end
 _CREDENTIALS = struct.Struct("3i")
-_LOCK = struct.Struct("hhqqi4x")  # struct flock of 64 bit Linux
+_KEPT_CALLS = 64  # short calls without arguments whose bytes are known by heart
+_SHORT_CALL = 256
 
-
-@dataclass(frozen=True)
-class Caller:
-    """Who is at the other end, as the kernel says (SO_PEERCRED)."""
-
-    pid: int
-    uid: int
-    gid: int
+# These answer from memory: the calls of one process take turns in them. All others may wait, and then others go on.
+_FROM_MEMORY = frozenset(
+    {
+        protocol.START_MONITOR,
+        protocol.STOP_MONITOR,
+        protocol.STATUS_MONITOR,
+        protocol.GET_STATS,
+        protocol.PUSH_HOSTS_STATE,
+        protocol.IS_HOST_ALIVE,
+        protocol.SNAPSHOT,
+        protocol.HEALTH,
+    }
+)
 
 
 class Fault(Exception):
@@ -50,77 +59,8 @@ class Fault(Exception):
         self.message = message
 
 
-class SocketProblem(Exception):
-    """The socket cannot be offered. ``str()`` is one line."""
-
-
-class BrokerRunning(SocketProblem):
-    """Another broker serves this socket."""
-
-    def __init__(self, path: Path, pid: Optional[int]) -> None:
-        who = f"process {pid}" if pid else "another process"
-        super().__init__(f"{path}: a broker is already running here ({who}); stop it before starting another one")
-        self.pid = pid
-
-
 Dispatch = Callable[[Caller, str, Tuple[Any, ...]], Any]
-
-
-class SocketLock:
-    """The right to serve one socket path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = Path(f"{path}.lock")
-        self._socket_path = path
-        self._descriptor: Optional[int] = None
-
-    def take(self) -> None:
-        """Raises BrokerRunning, or SocketProblem if the lock file cannot be made."""
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise SocketProblem(
-                f"{self._path}: cannot be opened ({error.strerror}); expected a writable directory "
-                f"{self._path.parent} owned by the daemon's user"
-            ) from error
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _holder(descriptor)
-            os.close(descriptor)
-            raise BrokerRunning(self._socket_path, holder) from error
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _holder(descriptor: int) -> Optional[int]:
-    """Process id that holds the lock, None if it cannot be told (it may have ended just now)."""
-    question = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        kind, _whence, _start, _length, pid = _LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
-    except (OSError, struct.error):
-        return None
-    return pid if kind != fcntl.F_UNLCK and pid > 0 else None
-
-
-class _Connection:
-    """One client. ``busy`` while its call runs: then it is never closed to make room for another."""
-
-    def __init__(self, peer: socket.socket, caller: Caller) -> None:
-        self.socket = peer
-        self.caller = caller
-        self.busy = False
-        self.quiet_since = time.monotonic()
-
-    def shut(self) -> None:
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it is closed already
+_Call = Tuple[str, Tuple[Any, ...]]
 
 
 class RpcServer:
@@ -146,9 +86,9 @@ class RpcServer:
         self._lock = SocketLock(self.path)
         self._listener: Optional[socket.socket] = None
         self._identity: Optional[Tuple[int, int]] = None
-        self._connections: Dict[int, _Connection] = {}
-        self._changed = threading.Condition()
+        self._connections = Connections(self._limits)
         self._stopping = threading.Event()
+        self._known: Dict[bytes, _Call] = {}
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -205,14 +145,7 @@ class RpcServer:
         """Close the door, let running calls end for up to ``deadline`` wall seconds, cut the rest. True if all
         ended."""
         self.close_door()
-        until = time.monotonic() + deadline
-        with self._changed:
-            for connection in self._connections.values():
-                if not connection.busy:
-                    connection.shut()
-            ended = self._changed.wait_for(lambda: not self._connections, max(0.0, until - time.monotonic()))
-            for connection in self._connections.values():
-                connection.shut()
+        ended = self._connections.close(deadline)
         self._lock.release()
         return ended
 
@@ -256,60 +189,26 @@ class RpcServer:
             )
             peer.close()
             return
-        connection = _Connection(peer, caller)
-        if not self._register(connection):
+        connection = Connection(peer, caller)
+        gone = self._connections.register(connection)
+        if gone is None:
             self._metrics.add("rpc.connections_over_limit")
             _send_error(peer, Refused(503, "Service Unavailable", "too many connections"), 0.0)
             peer.close()
             return
+        if gone:
+            self._metrics.add("rpc.connections_evicted", len(gone))
         self._metrics.add("rpc.connections")
         self._serve_in_thread(connection)
 
-    def _serve_in_thread(self, connection: _Connection) -> None:
+    def _serve_in_thread(self, connection: Connection) -> None:
         try:
             threading.Thread(target=self._serve, args=(connection,), name="rpc", daemon=True).start()
         except RuntimeError as error:
             log.error("no thread for a connection: %s", error, extra=throttled("thread"))
-            self._forget(connection)
+            self._connections.forget(connection)
 
-    def _register(self, connection: _Connection) -> bool:
-        """Make room if there is none, by ending what waits for its client: first of the same user, then of who has
-        most."""
-        with self._changed:
-            mine = self._of(connection.caller.uid)
-            if len(mine) >= self._limits.per_uid and not self._evict(mine):
-                return False
-            if len(self._connections) >= self._limits.connections and not self._evict(self._of(self._greediest())):
-                return False
-            if self._stopping.is_set():
-                return False
-            self._connections[id(connection)] = connection
-            return True
-
-    def _of(self, uid: int) -> List[_Connection]:
-        return [each for each in self._connections.values() if each.caller.uid == uid]
-
-    def _greediest(self) -> int:
-        uids = [each.caller.uid for each in self._connections.values()]
-        return max(uids, key=uids.count)
-
-    def _evict(self, candidates: List[_Connection]) -> bool:
-        quiet = [each for each in candidates if not each.busy]
-        if not quiet:
-            return False
-        victim = min(quiet, key=lambda each: each.quiet_since)
-        victim.shut()
-        self._connections.pop(id(victim), None)
-        self._metrics.add("rpc.connections_evicted")
-        return True
-
-    def _forget(self, connection: _Connection) -> None:
-        with self._changed:
-            self._connections.pop(id(connection), None)
-            self._changed.notify_all()
-        connection.socket.close()
-
-    def _serve(self, connection: _Connection) -> None:
+    def _serve(self, connection: Connection) -> None:
         reader = RequestReader(connection.socket, self._limits)
         try:
             while not self._stopping.is_set():
@@ -322,9 +221,9 @@ class RpcServer:
         except OSError as error:
             log.debug("connection of process %d: %s", connection.caller.pid, error)
         finally:
-            self._forget(connection)
+            self._connections.forget(connection)
 
-    def _serve_one(self, connection: _Connection, reader: RequestReader) -> bool:
+    def _serve_one(self, connection: Connection, reader: RequestReader) -> bool:
         """One request and its answer; whether the connection stays. Raises Gone, OSError."""
         try:
             request = reader.read()
@@ -332,30 +231,51 @@ class RpcServer:
             self._metrics.add("rpc.http_refused")
             _send_error(connection.socket, refused, self._limits.send_seconds)
             return False
-        connection.busy = True
-        body = self._answer(connection.caller, request)
+        body = self._answer(connection, request)
         keep = request.keep and not self._stopping.is_set()
-        head = answer_head(request.version, 200, "OK", "text/xml", len(body), keep, formatdate(usegmt=True))
-        connection.socket.settimeout(self._limits.send_seconds)
-        connection.socket.sendall(head + body)
-        connection.quiet_since = time.monotonic()
-        connection.busy = False
+        head = answer_head(request.version, 200, "OK", "text/xml", len(body), keep, _date())
+        _send(connection.socket, head + body, self._limits.send_seconds)
+        connection.rest()
         return keep
 
-    def _answer(self, caller: Caller, request: Request) -> bytes:
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, connection: Connection, request: Request) -> bytes:
         self._metrics.add("rpc.calls")
+        turn = connection.turn
+        taken = turn.take()
+        connection.busy = True
         try:
-            return answer_bytes(self._result(caller, request.body))
+            method, args = self._parsed(request.body)
+            if method not in _FROM_MEMORY and taken:
+                turn.give_back()
+                taken = False
+            connection.busy = method != protocol.WAIT_FOR_CHANGE
+            return answer_bytes(self._dispatch(connection.caller, method, args))
         except Fault as fault:
             self._metrics.add("rpc.faults")
             return fault_bytes(int(fault.code), fault.message)
         except Exception as error:
             # The one boundary where a defect must not take the connection's thread silently with it.
             self._metrics.add("rpc.errors")
-            log.exception("call of process %d failed", caller.pid)
+            log.exception("call of process %d failed", connection.caller.pid)
             return fault_bytes(int(FaultCode.INTERNAL), f"{type(error).__name__}: {error}")
+        finally:
+            connection.rest()
+            if taken:
+                turn.give_back()
 
-    def _result(self, caller: Caller, body: bytes) -> Any:
+    def _parsed(self, body: bytes) -> _Call:
+        """Raises Fault."""
+        call = self._known.get(body)
+        if call is None:
+            call = self._read(body)
+            if not call[1] and len(body) <= _SHORT_CALL and len(self._known) < _KEPT_CALLS:
+                self._known[body] = call
+        self._metrics.add(f"rpc.calls.{call[0]}")
+        return call
+
+    def _read(self, body: bytes) -> _Call:
         try:
             method, args = parse_call(body)
         except WireError as error:
@@ -363,16 +283,57 @@ class RpcServer:
         if method not in METHODS:
             self._metrics.add("rpc.unknown_methods")
             raise Fault(FaultCode.REQUEST, f'{Exception}:method "{method[:80]}" is not supported')
-        self._metrics.add(f"rpc.calls.{method}")
-        return self._dispatch(caller, method, args)
+        return method, args
+
+
+def _date() -> str:
+    return _dates.of(int(time.time()))
+
+
+class _Dates:
+    """The date of an answer's head, made once a second."""
+
+    def __init__(self) -> None:
+        self._last = (0, "")
+
+    def of(self, second: int) -> str:
+        last = self._last
+        if last[0] != second:
+            self._last = last = (second, formatdate(second, usegmt=True))
+        return last[1]
+
+
+_dates = _Dates()
+
+
+def _send(peer: socket.socket, data: bytes, seconds: float) -> None:
+    """All of it within so many wall seconds, however slowly it is taken. Raises OSError, TimeoutError."""
+    sent = _send_some(peer, data)
+    if sent == len(data):
+        return
+    until = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(peer, select.POLLOUT)
+    rest = memoryview(data)[sent:]
+    while rest:
+        left = until - time.monotonic()
+        if left <= 0 or not poller.poll(left * 1000):
+            raise TimeoutError(f"answer not taken within {seconds:g} s")
+        rest = rest[_send_some(peer, rest) :]
+
+
+def _send_some(peer: socket.socket, data: "bytes | memoryview") -> int:
+    try:
+        return peer.send(data, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
 
 
 def _send_error(peer: socket.socket, refused: Refused, seconds: float) -> None:
     text = refused.text.encode("utf-8", "replace")
-    head = answer_head((1, 1), refused.status, refused.reason, "text/plain", len(text), False, formatdate(usegmt=True))
+    head = answer_head((1, 1), refused.status, refused.reason, "text/plain", len(text), False, _date())
     try:
-        peer.settimeout(seconds)
-        peer.sendall(head + text)
+        _send(peer, head + text, seconds)
         if seconds:
             _drain(peer)
     except OSError as error:

@@ -6,9 +6,9 @@ Deadlines and timeouts here are wall seconds: who counts in product seconds conv
 """
 
 import socket
+import struct
 import threading
 import time
-import xmlrpc.client
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 from ovirt_he_ha.broker import protocol
@@ -30,6 +30,7 @@ __all__ = [
 T = TypeVar("T")
 
 _MAX_HEADER = 1 << 14
+_TIMEVAL = struct.Struct("@ll")
 _ONCE = frozenset({protocol.NOTIFY})  # a second try would be a second mail
 
 
@@ -102,13 +103,25 @@ class _Connection:
 
     def _send(self, body: bytes, until: float) -> None:
         if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            self._arm(until).connect(self._path)
+            self._socket = self._connected(until)
         head = (
             "POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/xml\r\n"
             f"User-Agent: ovirt-he-ha\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self._arm(until).sendall(head.encode("ascii") + body)
+
+    def _connected(self, until: float) -> socket.socket:
+        """Blocking, by the kernel's own clock: a socket with a timeout of Python's is refused when the broker has a
+        queue of connections to work off."""
+        fresh = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            left = max(until - time.monotonic(), 0.001)
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1e6)))
+            fresh.connect(self._path)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
 
     def _arm(self, until: float) -> socket.socket:
         if self._socket is None:
@@ -268,8 +281,8 @@ class BrokerLink:
         try:
             body = self._exchange(method, protocol.call_bytes(method, args), until)
             return protocol.parse_answer(body)
-        except xmlrpc.client.Fault as fault:
-            raise BrokerFault(method, _known(fault.faultCode), str(fault.faultString)) from None
+        except protocol.WireFault as fault:
+            raise BrokerFault(method, _known(fault.code), str(fault.message)) from None
         except (protocol.WireError, ValueError) as error:
             raise BrokerUnavailable(self.socket_path, "garbage", error) from error
         except (OSError, EOFError) as error:

@@ -219,6 +219,79 @@ def test_the_standard_library_reads_our_answers(value):
     assert xmlrpc.client.loads(body, use_builtin_types=True)[0][0] == value
 
 
+@given(st.lists(values.filter(lambda value: _has_no_i8(value)), max_size=4))
+def test_we_read_the_calls_of_the_standard_library(args):
+    body = xmlrpc.client.dumps(tuple(args), "put_stats", allow_none=True)
+    assert protocol.parse_call(body.encode()) == ("put_stats", tuple(args))
+
+
+@given(values.filter(lambda value: _has_no_i8(value)))
+def test_we_read_the_answers_of_the_standard_library(value):
+    body = xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True)
+    assert protocol.parse_answer(body.encode()) == value
+
+
+def _has_no_i8(value):
+    """The standard library sends none."""
+    if isinstance(value, dict):
+        return _has_no_i8(list(value.values()))
+    if isinstance(value, list):
+        return all(_has_no_i8(item) for item in value)
+    return not isinstance(value, int) or abs(value) < 2**31
+
+
+@given(st.integers(), words)
+def test_faults(code, text):
+    with pytest.raises(protocol.WireFault) as caught:
+        protocol.parse_answer(xmlrpc.client.dumps(xmlrpc.client.Fault(code % 1000, text)).encode())
+    assert (caught.value.code, caught.value.message) == (code % 1000, text)
+    with pytest.raises(xmlrpc.client.Fault) as theirs:
+        xmlrpc.client.loads(protocol.fault_bytes(code % 1000, text))
+    assert (theirs.value.faultCode, theirs.value.faultString) == (code % 1000, text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"bare text",
+        b"",
+        b"<string/>",
+        b"<ex:nil xmlns:ex='http://ws.apache.org/xmlrpc/namespaces/extensions'/>",
+        b"<array><data/></array>",
+        b"<struct/>",
+        b" <int> 7 </int> ",
+        b"<base64>eA==</base64>",
+        b"<struct><member><name>a&amp;b</name><value>x</value></member></struct>",
+    ],
+    ids=range(9),
+)
+def test_values_as_other_clients_write_them(value):
+    expected = xmlrpc.client.loads(CALL % value, use_builtin_types=True)
+    assert protocol.parse_call(CALL % value) == (expected[1], expected[0])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        b"<string>x</string>",
+        b"<struct/>",
+        b"<array><data/></array>",
+        b"<struct><member><name>a</name></member></struct>",
+    ],
+    ids=range(4),
+)
+def test_faults_without_code_and_text_are_garbage(fault):
+    with pytest.raises(protocol.WireError):
+        protocol.parse_answer(b"<methodResponse><fault><value>%s</value></fault></methodResponse>" % fault)
+
+
+def test_what_nests_without_end_is_not_sent():
+    endless = []
+    endless.append(endless)
+    with pytest.raises(protocol.WireError):
+        protocol.answer_bytes(endless)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_call_or_a_wire_error(data):
     with pytest.raises(protocol.WireError):
@@ -258,13 +331,17 @@ CALL = b"<methodCall><methodName>m</methodName><params><param><value>%s</value><
         CALL % b"<boolean>7</boolean>",
         CALL % b"<dateTime.iso8601>20260101T00:00:00</dateTime.iso8601>",
         CALL % b"<struct><member><value>1</value></member></struct>",
+        CALL % b"<struct><member><value>1</value><value>2</value><value><int>3</int></value></member></struct>",
+        CALL % b"<struct><member><name/><value><int>3</int></value><value><int>3</int></value></member></struct>",
+        CALL % b"<struct><member><value><int>3</int></value><value>1</value></member></struct>",
+        CALL % b"<object/>",
         CALL % (b"<array><data><value>" * 40 + b"</value></data></array>" * 40),
         b"<methodResponse><params><param><value>1</value></param></params></methodResponse>",
         b"<methodResponse><fault><value><int>1</int></value></fault></methodResponse>",
         "<methodCall/>".encode("utf-16"),
         b"<?xml version='1.0' encoding='klingon'?>" + CALL % b"x",
     ],
-    ids=range(19),
+    ids=range(23),
 )
 def test_refused_bodies(body):
     with pytest.raises(protocol.WireError):
