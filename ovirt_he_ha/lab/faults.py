@@ -3,9 +3,9 @@ guest end with that copy of the VM, those of a host's network with its power; `h
 
 import signal
 import time
-from typing import List, Sequence
+from typing import Any, Dict, List, Sequence
 
-from ovirt_he_ha.lab import cluster, control, guest, network, process, state
+from ovirt_he_ha.lab import cluster, control, guest, network, process, state, view
 from ovirt_he_ha.lab.layout import ENGINE_NAME, Lab, LabError, LabHost
 
 SERVICES = ("agent", "broker", "libvirtd", "sanlock", "wdmd")
@@ -13,6 +13,7 @@ KINDS = ("vm", *SERVICES, "host")
 # The guest obeys all but the first, which holds its process.
 HANGS = {"qemu": "SIGSTOP to its qemu process", **guest.WORDS}
 VIRSH_LIMIT = 30.0
+LOOK_LIMIT = 5.0
 
 
 class NoEngineHere(LabError):
@@ -28,7 +29,9 @@ class NoEngine(LabError):
 class SeveralEngines(LabError):
     def __init__(self, hosts: Sequence[LabHost]) -> None:
         names = " and ".join(host.name for host in hosts)
-        super().__init__(f"The engine VM has processes on {names}: which one is meant is not clear.")
+        super().__init__(
+            f"The engine VM has processes on {names}: pause and resume take --host, a hang needs one to be left."
+        )
 
 
 class CommandRefused(LabError):
@@ -189,3 +192,42 @@ def _fabric(lab: Lab, commands: Sequence[str]) -> float:
 
 def _gateway_is_up(lab: Lab) -> bool:
     return network.fabric(_keeper(lab)).has_gateway(lab)
+
+
+def in_force(lab: Lab, on: Sequence[int]) -> Dict[str, Any]:
+    """What is broken now in the lab whose powered hosts are ``on``, mostly as it is found, not as it was asked for:
+    ``gateway`` True when it is gone; ``network`` and ``storage`` by host, those that work left out; ``guest``: words
+    of :data:`HANGS`, and ``paused``."""
+    switches = network.fabric(_keeper(lab))
+    hosts = [lab.host(host_id) for host_id in on]
+    cut = {host.host_id: switches.cut(host) for host in hosts}
+    storage = {host.host_id: _storage(host) for host in hosts}
+    return {
+        "gateway": not switches.has_gateway(lab),
+        "network": {host_id: networks for host_id, networks in cut.items() if networks},
+        "storage": {host_id: mode for host_id, mode in storage.items() if mode != view.OK},
+        "guest": _guest_faults(lab, hosts),
+    }
+
+
+def _storage(host: LabHost) -> str:
+    try:
+        return view.storage_mode(host)
+    except LabError:
+        return "unknown"  # it lost its power meanwhile
+
+
+def _guest_faults(lab: Lab, hosts: Sequence[LabHost]) -> List[str]:
+    copies = {host: process.engines(lab.identity.vm, cluster.namespace(host)) for host in hosts}
+    every = [copy for found in copies.values() for copy in found]
+    words = guest.Book(lab).hangs(every)
+    words += ["qemu"] if any(map(guest.stopped, every)) else []
+    words += ["paused"] if any(found and _is_paused(host) for host, found in copies.items()) else []
+    return words
+
+
+def _is_paused(host: LabHost) -> bool:
+    """False, too, when libvirt does not answer."""
+    words = ["virsh", "domstate", ENGINE_NAME]
+    done = cluster.inside(host, words, limit=LOOK_LIMIT, capture_output=True, text=True)
+    return done.returncode == 0 and done.stdout.strip() == "paused"

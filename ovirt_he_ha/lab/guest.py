@@ -31,7 +31,7 @@ WORDS: Dict[str, str] = {
     "acpi": "the power button is ignored",
     "guest": "the kernel halts: no CPU time, no disk request, no ping",
     "panic": "the kernel panics: 100 % CPU, no disk request, no ping",
-    "ok": "the page and the power button work again",
+    "ok": "works again, but for one that halted or panicked",
 }
 
 

@@ -8,9 +8,9 @@ import shutil
 import sys
 from collections import deque
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
-from ovirt_he_ha.lab import appliance, cluster, control, faults, network, state, status
+from ovirt_he_ha.lab import appliance, cluster, control, faults, network, state, status, view
 from ovirt_he_ha.lab.drills import DRILLS
 from ovirt_he_ha.lab.drills.stage import Stage
 from ovirt_he_ha.lab.layout import (
@@ -83,6 +83,85 @@ def kill(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def hang(arguments: argparse.Namespace) -> int:
+    lab = state.running_lab(directory_from(arguments.dir))
+    faults.hang_vm(lab, arguments.how)
+    say(f"the engine VM: {faults.HANGS[arguments.how]}")
+    return 0
+
+
+def _meant(arguments: argparse.Namespace) -> LabHost:
+    lab = state.running_lab(directory_from(arguments.dir))
+    return faults.engine_host(lab) if arguments.host is None else lab.host(arguments.host)
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    host = _meant(arguments)
+    faults.pause_vm(host)
+    say(f"suspended: the engine VM on {host.name}")
+    return 0
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    host = _meant(arguments)
+    faults.resume_vm(host)
+    say(f"resumed: the engine VM on {host.name}")
+    return 0
+
+
+class WhichNetwork(LabError):
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"{why}: `network down` takes --host N (with --all: its second network, too) or --gateway; `network up` "
+            "takes one of them, too, or nothing, which undoes all."
+        )
+
+
+def cables(arguments: argparse.Namespace) -> int:
+    lab = state.running_lab(directory_from(arguments.dir))
+    what, down = _cables_meant(lab, arguments), arguments.way == "down"
+    if arguments.gateway:
+        (faults.gateway_down if down else faults.gateway_up)(lab)
+    elif arguments.host is None:
+        faults.all_networks_up(lab)
+    elif down:
+        faults.network_down(lab.host(arguments.host), arguments.all)
+    else:
+        faults.network_up(lab.host(arguments.host))
+    say(f"{arguments.way}: {what}")
+    return 0
+
+
+def _cables_meant(lab: Lab, arguments: argparse.Namespace) -> str:
+    """Raises WhichNetwork, NoSuchHost."""
+    if arguments.gateway and (arguments.all or arguments.host is not None):
+        raise WhichNetwork("--gateway is the gateway of all hosts")
+    if arguments.gateway:
+        return f"the gateway {lab.gateway}"
+    if arguments.host is not None:
+        both = arguments.all or arguments.way == "up"
+        return f"{'both networks' if both else 'the management network'} of {lab.host(arguments.host).name}"
+    if arguments.way == "down":
+        raise WhichNetwork("No host is named")
+    return "every network of every host, and the gateway"
+
+
+class NoDelay(LabError):
+    def __init__(self, mode: str) -> None:
+        super().__init__(f"--ms says how slow `storage slow` is; `storage {mode}` takes no time.")
+
+
+def storage(arguments: argparse.Namespace) -> int:
+    lab = state.running_lab(directory_from(arguments.dir))
+    host = lab.host(arguments.host)
+    if arguments.ms is not None and arguments.mode != view.SLOW:
+        raise NoDelay(arguments.mode)
+    parameters = {} if arguments.ms is None else {"milliseconds": arguments.ms}
+    view.set_storage(host, arguments.mode, **parameters)
+    say(f"storage of {host.name}: {arguments.mode}")
+    return 0
+
+
 def start_host(arguments: argparse.Namespace) -> int:
     lab = state.running_lab(directory_from(arguments.dir))
     control.call(lab.control, "power-on", hosts=[arguments.host])
@@ -142,6 +221,7 @@ def parser() -> argparse.ArgumentParser:
     fault = verb("kill", "inject one fault and return at once")
     fault.add_argument("what", choices=faults.KINDS)
     fault.add_argument("--host", type=int, required=True)
+    _fault_verbs(verb)
     again = verb("start-host", "power a host on again")
     again.add_argument("--host", type=int, required=True)
     held = verb("drill", "inject one fault, time the recovery, judge it, and restore the cluster")
@@ -156,6 +236,38 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--host", type=int, required=True)
     run.add_argument("command", nargs=argparse.REMAINDER)
     return top
+
+
+def _fault_verbs(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    hung = verb("hang", "hang the engine VM's guest, or undo that (--how ok); a new copy of the VM is well again")
+    hung.add_argument("what", choices=["vm"])
+    hung.add_argument("--how", choices=faults.HANGS, default="guest", help=_meanings(faults.HANGS) + " (default guest)")
+    for name, text in (("pause", "suspend"), ("resume", "resume")):
+        by_hand = verb(name, f"{text} the engine VM through libvirt, by hand")
+        by_hand.add_argument("what", choices=["vm"])
+        by_hand.add_argument("--host", type=int, help="needed only while two hosts have a process of the VM")
+    cut = verb("network", "cut or restore cables; a host's reboot restores its own")
+    cut.add_argument("way", choices=["down", "up"], help="`up` without options undoes every network fault")
+    cut.add_argument("--host", type=int, help="this host's management network; with `up` its second one, too")
+    cut.add_argument("--all", action="store_true", help="and the second network, of migrations")
+    cut.add_argument("--gateway", action="store_true", help="the gateway, which all hosts lose at once")
+    slow = verb("storage", "make the shared storage fail for one host; its reboot ends that")
+    slow.add_argument("mode", choices=view.MODES, help=_meanings(STORAGE_MEANINGS))
+    slow.add_argument("--host", type=int, required=True)
+    slow.add_argument("--ms", type=_whole(1, 600_000), help=SLOW_HELP)
+
+
+SLOW_HELP = "wall milliseconds per access with `slow` (default: 3 product seconds)"
+STORAGE_MEANINGS = {
+    view.OK: "works again; what hung goes on",
+    view.HANG: "nothing is answered",
+    view.ERROR: "reads and writes fail with EIO",
+    view.SLOW: "each access takes long",
+}
+
+
+def _meanings(words: Mapping[str, str]) -> str:
+    return "; ".join(f"{word}: {meaning}" for word, meaning in words.items()).replace("%", "%%")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -183,6 +295,11 @@ VERBS: Dict[str, Callable[[argparse.Namespace], int]] = {
     "exec": execute,
     "status": show,
     "kill": kill,
+    "hang": hang,
+    "pause": pause,
+    "resume": resume,
+    "network": cables,
+    "storage": storage,
     "start-host": start_host,
     "logs": logs,
     "drill": drill,

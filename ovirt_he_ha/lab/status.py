@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any, Dict, List
 
-from ovirt_he_ha.lab import cluster, control, process
+from ovirt_he_ha.lab import cluster, control, faults, process
 from ovirt_he_ha.lab.layout import Lab, LabHost
 from ovirt_he_ha.lab.testimony import Witness
 
@@ -21,6 +21,7 @@ def gather(lab: Lab) -> Dict[str, Any]:
         "directory": lab.directory,
         "time_scale": lab.scale,
         "hosts": hosts,
+        "faults": faults.in_force(lab, sorted(on)),
         "engine": {
             "address": lab.engine_address,
             "healthy": bool(world.healthy),
@@ -83,7 +84,16 @@ def render(status: Dict[str, Any]) -> str:
         f"lab     {status['directory']}, {status['time_scale']:g} product seconds per second",
     ]
     lines += [_host_line(host) for host in status["hosts"]]
+    lines.append(f"faults  {'; '.join(_fault_words(status['faults'])) or 'none'}")
     return "\n".join(lines)
+
+
+def _fault_words(found: Dict[str, Any]) -> List[str]:
+    words = ["the gateway is gone"] if found["gateway"] else []
+    words += [f"engine: {fault}" for fault in found["guest"]]
+    words += [f"h{host}: {' and '.join(cut)} network cut" for host, cut in found["network"].items()]
+    words += [f"h{host}: storage {mode}" for host, mode in found["storage"].items()]
+    return words
 
 
 def _host_line(host: Dict[str, Any]) -> str:

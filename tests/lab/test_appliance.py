@@ -6,7 +6,7 @@ from typing import List
 
 import pytest
 
-from ovirt_he_ha.lab import appliance
+from ovirt_he_ha.lab import appliance, guest
 from ovirt_he_ha.lab.appliance import Archive, initial_files
 
 
@@ -43,9 +43,17 @@ def test_modules_keep_their_order_and_init_can_run() -> None:
     assert found["lib/mod/01.ko"][1] == b"virtio"
     assert found["init"][0] == 0o100755
     assert found["etc/acpi/PWRF/00000080"][0] == 0o100755
+    assert found["control/cgi-bin/ctl"][0] == 0o100755
     for name in found:
         parent = name.rpartition("/")[0]
         assert not parent or parent in found
+
+
+def test_the_control_page_knows_every_word() -> None:
+    for word in guest.WORDS:
+        assert f"\n  {word}) " in appliance.CONTROL
+    for applet in ("halt", "httpd", "rm", "cat", "sleep", "printf", "acpid"):
+        assert applet in appliance.APPLETS
 
 
 KERNEL = "linux-image-6.1.0-1-cloud-amd64"
@@ -86,9 +94,12 @@ def test_built_once_then_from_the_cache(tmp_path: Path, packages: List[str]) -> 
     assert [path.name[:9] for path in (tmp_path / "cache").iterdir()] == ["appliance"]
 
 
-def test_another_recipe_is_built_anew(tmp_path: Path, packages: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["INIT", "CONTROL", "POWER_BUTTON"])
+def test_another_recipe_is_built_anew(
+    tmp_path: Path, packages: List[str], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
     appliance.provide(tmp_path / "one", tmp_path / "cache")
-    monkeypatch.setattr(appliance, "INIT", appliance.INIT + "# changed\n")
+    monkeypatch.setattr(appliance, part, getattr(appliance, part) + "# changed\n")
     appliance.provide(tmp_path / "two", tmp_path / "cache")
     assert len(packages) == 2
 

@@ -57,6 +57,7 @@ def test_boot_delay_and_addresses_reach_the_guest() -> None:
     assert "eng.delay=2.5" in arguments
     assert "eng.ip=10.77.4.100/24" in arguments
     assert "eng.gw=10.77.4.254" in arguments
+    assert "eng.desk=10.77.4.253" in arguments
     assert not any(word.startswith("eng.delay") for word in domain_xml(a_lab()).split())
 
 
