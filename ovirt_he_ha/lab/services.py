@@ -103,6 +103,7 @@ unix_sock_group = "kvm"
 unix_sock_rw_perms = "0770"
 host_uuid = "{uuid}"
 log_outputs = "2:stderr"
+keepalive_interval = {keepalive}
 """
 
 QEMU_CONF = f"""\
@@ -117,7 +118,11 @@ stdio_handler = "file"
 migration_address = "0.0.0.0"
 seccomp_sandbox = 0
 lock_manager = "sanlock"
+keepalive_interval = {{keepalive}}
 """
+
+# Seconds between two signs of life that libvirt asks a peer for; the sixth that is missing ends the connection.
+KEEPALIVE = 5
 
 QEMU_SANLOCK_CONF = """\
 auto_disk_leases = 0
@@ -131,9 +136,12 @@ group = "root"
 
 def libvirt_files(host: LabHost, host_uuid: str) -> Dict[str, str]:
     """Files below the host's /etc/libvirt. The TCP listener answers on the second network only; it is for migration."""
+    keepalive = max(1, round(KEEPALIVE / host.lab.scale))  # libvirt's clock is not the lab's: a lost peer, too, in time
     return {
-        "libvirtd.conf": LIBVIRTD_CONF.format(port=LIBVIRT_TCP_PORT, address=host.second_address, uuid=host_uuid),
-        "qemu.conf": QEMU_CONF,
+        "libvirtd.conf": LIBVIRTD_CONF.format(
+            port=LIBVIRT_TCP_PORT, address=host.second_address, uuid=host_uuid, keepalive=keepalive
+        ),
+        "qemu.conf": QEMU_CONF.format(keepalive=keepalive),
         "qemu-sanlock.conf": QEMU_SANLOCK_CONF.format(host_id=host.host_id),
     }
 

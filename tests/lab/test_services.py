@@ -1,5 +1,6 @@
 """The lab's view of /etc and the command lines of a host."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ovirt_he_ha.lab import watchdog
@@ -64,3 +65,10 @@ def test_migration_listener_is_on_the_second_network_only() -> None:
     text = libvirt_files(LAB.host(2), "u")["libvirtd.conf"]
     assert 'listen_addr = "10.9.1.2"' in text.splitlines()
     assert str(Path("/")) not in libvirt_files(LAB.host(2), "u")["qemu-sanlock.conf"]
+
+
+def test_a_lost_peer_is_noticed_in_the_labs_time() -> None:
+    for scale, seconds in ((1.0, 5), (2.0, 2), (10.0, 1), (20.0, 1)):
+        files = libvirt_files(replace(LAB, scale=scale).host(1), "u")
+        for name in ("libvirtd.conf", "qemu.conf"):
+            assert f"keepalive_interval = {seconds}" in files[name].splitlines()
