@@ -215,6 +215,8 @@ def test_w12_without_a_value_of_the_engine_every_state_goes_on(state, why):
     for _ in range(3):
         decision = world.step(10.0)
         assert (decision.action, decision.fence) == (None, None)
+    if state is not State.LOCAL_MAINTENANCE:  # where nothing is done with the VM, known or not
+        assert decision.state is State.UNKNOWN_LOCAL_VM
     assert decision.record.engine == (None if why == "not-yet" else UNKNOWN)
     assert slot.decode(1, slot.encode(decision.record, 0.0)) is not None
 

@@ -1,6 +1,7 @@
 """W-14 to W-29: what is on the volume, and what is written there."""
 
 import threading
+from binascii import crc32
 from dataclasses import replace
 
 import pytest
@@ -23,8 +24,6 @@ def record(host_id, timestamp=100, **more):
 
 
 def with_crc(*fields):
-    from binascii import crc32
-
     texts = [*fields[:9], "00000000", *fields[10:]]
     texts[9] = f"{crc32('|'.join(texts).encode()):08x}"
     return "|".join(texts).encode().ljust(4096, b"\0")
@@ -53,6 +52,15 @@ def test_w14_a_byte_that_is_no_text_is_one_bad_host(made):
     assert isinstance(found[2], Invalid)
     assert isinstance(found[1], Record) and isinstance(found[3], Record)
     assert made.board.storage(made.clock.now).state == "ok"
+
+
+def test_w14_not_even_with_a_right_checksum():
+    """The record of a host whose name is in Latin-1."""
+    line = b"1|1|100|2|3400|null|h\xf6st|0|0|%b|1|0"
+    data = (line % (b"%08x" % crc32(line % b"00000000"))).ljust(4096, b"\0")
+    found = decode_slots({1: record(1), 2: data, 3: record(3)})
+    assert isinstance(found[2], Invalid) and found[2].reason == "encoding"
+    assert isinstance(found[1], Record) and isinstance(found[3], Record)
 
 
 def test_w15_a_character_of_many_bytes_moves_no_other_slot(made):
