@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from ovirt_he_ha.agent.actions import Definition
+from ovirt_he_ha.config.journal import throttled
 from ovirt_he_ha.config.text import atomic_write
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.core.seams import Clock
@@ -97,7 +98,9 @@ class DefinitionSource:
         try:
             text = self._read()
         except Exception as e:  # any failure of the volume or archive: the last good definition stays
-            log.warning("Cannot read the VM's definition from the configuration volume: %s", e)
+            log.warning(
+                "Cannot read the VM's definition from the configuration volume: %s", e, extra=throttled("definition")
+            )
             self._use_copy()
             return
         self._set(text)

@@ -33,11 +33,10 @@ class SharedStorage:
 
     def vm_conf(self) -> str:
         """From the configuration volume. Raises StorageError, ArchiveError, UnicodeDecodeError."""
-        try:
-            data = self._worker.read(0, SIZE, READ_SECONDS)
-        finally:
-            self._worker.rest()  # the next look is a minute away
-        return parse_archive(data)["vm.conf"].decode("utf-8")
+        data = self._worker.read(0, SIZE, READ_SECONDS)
+        text = parse_archive(data)["vm.conf"].decode("utf-8")
+        self._worker.rest()  # the next look is a minute away; after a failure it comes soon
+        return text
 
     def sector_size(self) -> int:
         """The domain's: read until it is known, then remembered for good. Raises StorageError, DomainProblem."""
