@@ -1,6 +1,7 @@
 """A host whose disk is full or read-only and whose clocks jump: a named state, a bounded cost, and the VM untouched."""
 
 import random
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,16 @@ def test_whatever_the_wall_clock_says_the_slot_is_written_and_read(wall: float) 
     assert record is not None
     found = slot.decode(1, slot.encode(record, wall))
     assert (found.score, found.timestamp, found.extra_ok) == (record.score, record.timestamp, True)  # type: ignore[union-attr]
+
+
+def test_the_wall_clock_is_read_for_people_only() -> None:
+    """By the clock, for the readable lines of a slot; by the server, for the date in an answer's head."""
+    package = Path(slot.__file__).parents[1]
+    product = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ("lab", "sim")]
+    readers = {
+        path.name for path in product if re.search(r"\btime\.time\(|\bdatetime\.(now|utcnow|today)\(", path.read_text())
+    }
+    assert readers <= {"clock.py", "rpc.py"}
 
 
 def test_the_sleep_of_the_host_is_not_measured_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ovirt_he_ha.broker.rpc import RpcServer, SocketProblem
 from ovirt_he_ha.config.files import atomic_write, load_ha_conf, save_ha_conf
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
 from tests.cli.world import World as Host
@@ -77,6 +78,27 @@ def test_the_command_says_so_and_fails(monkeypatch, how, said):
     try:
         with_small_disk(host.paths.state_dir, story)
         assert host.slots[0].startswith(b"maintenance=1")
+    finally:
+        host.close()
+
+
+def test_a_broker_without_room_for_its_socket_says_so_and_does_not_live_on():
+    host = Host()
+
+    def story(disk: SmallDisk) -> None:
+        disk.fill_inodes()
+        server = RpcServer(host.paths.broker_socket, lambda *_: None, lambda caller: True)
+        with pytest.raises(SocketProblem, match=str(host.paths.run_dir)):
+            server.reserve()
+            server.start()
+        disk.empty()
+        server = RpcServer(host.paths.broker_socket, lambda *_: None, lambda caller: True)
+        server.reserve()
+        server.start()
+        server.stop(1.0)
+
+    try:
+        with_small_disk(host.paths.run_dir, story)
     finally:
         host.close()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -16,7 +17,7 @@ from ovirt_he_ha.config import text
 from ovirt_he_ha.config.files import load_ha_conf, save_ha_conf
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import EngineStatus, Health, Record, State, Vm
+from ovirt_he_ha.core.model import EngineStatus, Health, LeaseId, Outcome, Record, State, Vm
 from ovirt_he_ha.lab.layout import Lab
 from tests.agent.test_collect import Bench as CollectBench
 from tests.agent.test_definition_source import Bench as DefinitionBench
@@ -68,6 +69,16 @@ class TestProcess:
 
         monkeypatch.setattr(Cycle, "run_one_cycle", fail)
         assert agent.run() == EXIT_INIT
+
+    def test_w13_stopping_what_is_not_there_is_done(self):
+        from ovirt_he_ha.config.clock import SystemClock
+        from ovirt_he_ha.hypervisor.connection import Connection
+        from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
+
+        clock, lease = SystemClock(1.0), LeaseId("sd", "vol", "/d/vol.lease")
+        vm = LibvirtEngineVm(Connection("test:///default", clock), str(UUID(int=13)), lease, clock)
+        assert vm.shutdown(5.0).outcome is Outcome.OK
+        assert vm.destroy(5.0).outcome is Outcome.OK
 
     def test_w56_a_libvirt_that_is_not_there_is_an_error_and_never_a_success(self):
         from ovirt_he_ha.config.clock import SystemClock
