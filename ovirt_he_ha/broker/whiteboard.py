@@ -42,11 +42,13 @@ class View:
 
 @dataclass(frozen=True)
 class _Last:
-    """A slot's last content and when it changed, as far as we saw."""
+    """A slot's last content and when it changed, as far as we saw. ``well``: it says that the engine is up and
+    healthy, or that nobody is to act."""
 
     data: bytes
     changed_at: float
     meaning: object
+    well: bool
 
 
 class Whiteboard:
@@ -218,21 +220,18 @@ class Whiteboard:
             last = self._last.get(slot_id)
             if last is not None and last.data == data:
                 continue
-            meaning = meaning_of(slot_id, data)
+            meaning, well = meaning_of(slot_id, data)
             changed |= slot_id != self.host_id and (last is None or last.meaning != meaning)
-            self._last[slot_id] = _Last(data, now, meaning)
+            self._last[slot_id] = _Last(data, now, meaning, well)
         return changed
 
     def engine_is_well(self, now: float) -> bool:
         """Some host that still publishes says the engine is up and healthy, or nobody is to act (global
         maintenance)."""
         with self._facts_lock:
-            slots = dict(self._last)
-        flags = slots.pop(GLOBAL_SLOT, None)
-        if flags is not None and decode_global(flags.data).value:
-            return True
+            slots = list(self._last.items())
         fresh = 3 * self._timers.cycle
-        return any(_runs_well(slot_id, last.data) for slot_id, last in slots.items() if now - last.changed_at < fresh)
+        return any(last.well and (slot_id == GLOBAL_SLOT or now - last.changed_at < fresh) for slot_id, last in slots)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -374,18 +373,20 @@ def runs(ids: Collection[int]) -> List[Tuple[int, int]]:
     return found
 
 
-def meaning_of(slot_id: int, data: bytes) -> object:
-    """What of a slot is worth waking somebody for: everything but its time and the size of a score."""
+def meaning_of(slot_id: int, data: bytes) -> Tuple[object, bool]:
+    """What of a slot is worth waking somebody for: everything but its time and the size of a score. And whether it
+    says that all is well."""
     if slot_id == GLOBAL_SLOT:
-        return decode_global(data).value
+        flag = decode_global(data).value
+        return flag, flag is True
     slot: Slot = decode(slot_id, data)
     if not isinstance(slot, Record):
-        return type(slot).__name__ if isinstance(slot, Empty) else slot
-    return (slot.engine, slot.maintenance, slot.stopped, slot.score > 0, slot.get("state"), slot.get("mig"))
+        return (type(slot).__name__ if isinstance(slot, Empty) else slot), False
+    meaning = (slot.engine, slot.maintenance, slot.stopped, slot.score > 0, slot.get("state"), slot.get("mig"))
+    return meaning, _runs_well(slot)
 
 
-def _runs_well(slot_id: int, data: bytes) -> bool:
-    slot = decode(slot_id, data)
-    if not isinstance(slot, Record) or slot.engine is None or slot.stopped:
+def _runs_well(slot: Record) -> bool:
+    if slot.engine is None or slot.stopped:
         return False
     return slot.engine.vm is Vm.UP and slot.engine.health is Health.GOOD
