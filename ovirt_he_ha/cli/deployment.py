@@ -11,11 +11,13 @@ from ovirt_he_ha.config.paths import HostPaths
 
 NOT_DEPLOYED = "This host is not deployed: run the deployment first"
 CALL_SECONDS = 10.0  # wall: longer than the broker's own deadlines, shorter than anybody's patience
+LOOK_SECONDS = 2.5  # wall, for all that a look asks: the broker answers from its memory, whatever else hangs
 _LOCAL_VM = "HostedEngineLocal"  # the temporary VM of a deployment
 
 
-def link_to_broker(paths: HostPaths) -> BrokerLink:
-    return BrokerLink(paths.broker_socket, CALL_SECONDS)
+def link_to_broker(paths: HostPaths, seconds: float = CALL_SECONDS) -> BrokerLink:
+    """``seconds`` (wall): for each call."""
+    return BrokerLink(paths.broker_socket, seconds)
 
 
 def written_values(paths: HostPaths) -> Dict[str, str]:
@@ -67,7 +69,7 @@ def _why_not_fetched(paths: HostPaths, conf: HostedEngineConf) -> str:
     from ovirt_he_ha.cli.problems import local_problems
 
     try:
-        with link_to_broker(paths) as link:
+        with link_to_broker(paths, LOOK_SECONDS) as link:
             problems = local_problems(link.snapshot(), conf.host_id, link.is_host_alive())
     except BrokerError as error:
         return f"Are ovirt-ha-broker and ovirt-ha-agent running? ({error})"

@@ -1,10 +1,12 @@
 """Looking, without changing anything: --vm-status, --check-deployed, --check-liveliness."""
 
 import json
+import time
 from typing import Any, Dict, List
 
 from ovirt_he_ha.cli import health_page
 from ovirt_he_ha.cli.deployment import (
+    LOOK_SECONDS,
     deployed_conf,
     fetched_vm_conf,
     half_deployed,
@@ -78,8 +80,10 @@ def vm_status(request: Request) -> int:
         )
     conf = deployed_conf(paths)
     fetched_vm_conf(paths, conf)
-    with link_to_broker(paths) as link:
+    began = time.monotonic()
+    with link_to_broker(paths, LOOK_SECONDS) as link:
         snapshot = link.snapshot()
+        link.deadline = max(0.1, LOOK_SECONDS - (time.monotonic() - began))
         alive = link.is_host_alive()
     hosts = read_hosts(snapshot, alive)
     problems = local_problems(snapshot, conf.host_id, alive)

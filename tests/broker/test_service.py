@@ -5,13 +5,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
 import pytest
 
+from ovirt_he_ha.broker import service
 from ovirt_he_ha.broker.service import EXIT_NOT_CONFIGURED, tell_systemd
+from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.lease.formatting import FormatFailed
+from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 
 ROOT = Path(__file__).resolve().parents[2]
 _VOLUMES = ("metadata_image", "metadata_volume", "lockspace_image", "lockspace_volume", "conf_image", "conf_volume")
@@ -51,6 +56,36 @@ def run(root, *arguments, **environment):
 
 def tree(root):
     return sorted(str(path) for path in root.rglob("*"))
+
+
+class Files:
+    def text(self, _path):
+        return b"BLOCK_SIZE=4096\n"
+
+
+def test_s4_a_lockspace_that_sanlock_does_not_write_in_time_is_overdue(tmp_path, monkeypatch):
+    conf = load_hosted_engine_conf(write_conf(tmp_path).hosted_engine_conf)
+    goes_on, asked = threading.Event(), []
+
+    def write(*arguments):
+        asked.append(arguments)
+        assert goes_on.wait(10)
+
+    monkeypatch.setattr(service, "write_lockspace", write)
+    writer = service.LockspaceWriter(conf, "/lockspace", Files, 0.1)
+    with pytest.raises(StorageOverdue):
+        writer()
+    goes_on.set()
+    writer()
+    assert asked == [("hosted-engine", "/lockspace", 4096)] * 2
+
+    def refuse(*_arguments):
+        raise FormatFailed("lockspace", "/lockspace", -5, "I/O error")
+
+    monkeypatch.setattr(service, "write_lockspace", refuse)
+    with pytest.raises(StorageError) as caught:
+        writer()
+    assert caught.value.code == "io"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,10 @@ class TestAccess:
             *io_process._CODES.values(),
             "io",
             "too-small",
+            "short-read",
             "short-write",
+            "not-a-file",
+            "too-large",
             "no-direct-io",
             "request",
             "worker-died",
@@ -121,6 +124,38 @@ class TestAccess:
         text = str(StorageError("io", "/volume", 5, "detail"))
         assert "/volume" in text
         assert os.strerror(5) in text
+
+
+class TestElsewhere:
+    """Other places of the same storage."""
+
+    def test_as_in_this_process(self, worker, path, tmp_path):
+        (tmp_path / "text").write_text("a=b\n")
+        assert worker.text(str(tmp_path / "text"), 5) == b"a=b\n"
+        assert worker.is_directory(str(tmp_path), 5)
+        assert not worker.is_directory(str(path), 5)
+        assert worker.look(str(path), 5) == io_process.look(str(path))
+        for call in (worker.text, worker.look):
+            with pytest.raises(StorageError) as caught:
+                call(str(tmp_path / "absent"), 5)
+            assert (caught.value.code, caught.value.path) == ("missing", str(tmp_path / "absent"))
+        assert len(worker.read(0, SLOT, 5)) == SLOT
+
+    def test_why_it_cannot_be_written_is_told(self, worker, path, monkeypatch):
+        class ReadOnly:
+            f_flag = os.ST_RDONLY
+
+        monkeypatch.setattr(io_process.os, "statvfs", lambda _path: ReadOnly)
+        assert io_process.look(str(path)).refusal == "read-only"
+
+    def test_at_rest_there_is_no_process_and_the_next_call_has_one(self, worker):
+        worker.read(0, SLOT, 5)
+        before = pid(worker)
+        worker.rest()
+        assert gone(before)
+        worker.rest()
+        assert len(worker.read(0, SLOT, 5)) == SLOT
+        assert pid(worker) != before
 
 
 class TestHang:
@@ -159,6 +194,10 @@ class TestHang:
             assert gone(left[0])
             assert len(worker.read(0, SLOT, 5)) == SLOT
             assert worker.abandoned == 1
+            os.kill(left[1], signal.SIGCONT)
+            assert gone(left[1])
+            worker.read(0, SLOT, 5)
+            assert not any(os.path.exists(f"/proc/{each}") for each in left)  # reaped, not only dead
         finally:
             for each in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -273,6 +312,23 @@ class TestProcess:
         )
         monkeypatch.setattr(io_process.os, "O_DIRECT", 0)
         assert io_process.direct_read(str(path), SLOT, 2 * SLOT) == path.read_bytes()[SLOT : 3 * SLOT]
+
+    def test_less_than_a_sector_is_a_short_read_where_the_volume_goes_on(self, path, monkeypatch):
+        monkeypatch.setattr(io_process.os, "preadv", lambda *_: 100)
+        with pytest.raises(IoFailure) as caught:
+            io_process.direct_read(str(path), 0, SLOT)
+        assert caught.value.code == "short-read"
+        with pytest.raises(IoFailure) as caught:
+            io_process.direct_read(str(path), SIZE - SLOT, 2 * SLOT)
+        assert caught.value.code == "too-small"
+
+    def test_files_that_are_none_or_too_large_are_not_read(self, tmp_path):
+        (tmp_path / "large").write_bytes(bytes(io_process.MOST_TEXT + 1))
+        os.mkfifo(tmp_path / "pipe")
+        for name, code in (("large", "too-large"), ("pipe", "not-a-file"), ("absent", "missing"), (".", "not-a-file")):
+            with pytest.raises(IoFailure) as caught:
+                io_process.text(str(tmp_path / name))
+            assert caught.value.code == code
 
     @pytest.mark.parametrize(("error", "code"), [(5, "io"), (22, "sector-size"), (28, "full"), (116, "stale")])
     def test_errors_have_codes(self, path, monkeypatch, error, code):
