@@ -19,6 +19,7 @@ from ovirt_he_ha.broker.rpc import Caller, RpcServer
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import (
+    SLOT_SIZE,
     EngineFacts,
     EngineStatus,
     Health,
@@ -31,7 +32,8 @@ from ovirt_he_ha.core.model import (
     Vm,
 )
 
-_SETS = 12  # different contents of the volume, each slot 10 s later than in the one before
+SETS = 305  # contents of the volume, each slot 10 s later than in the one before; a slot never goes back in time
+MANY_SETS = 125  # from 1,000 hosts on
 
 
 class Board:
@@ -39,15 +41,16 @@ class Board:
 
     def __init__(self, count: int) -> None:
         self._own: Dict[int, bytes] = {}
-        self._sets: List[Mapping[int, bytes]] = [peers.slots(count, 1000 + 10 * n) for n in range(_SETS)]
-        self._views: List[Mapping[int, bytes]] = [MappingProxyType(each) for each in self._sets]
-        self._at = 0
+        self._sets: List[Mapping[int, bytes]] = []
+        for n in range(SETS if count < 1000 else MANY_SETS):
+            self._sets.append({h: data.rstrip(b"\0") for h, data in peers.slots(count, 1000 + 10 * n).items()})
+        self._at = -1
 
     def slots(self) -> Mapping[int, bytes]:
-        return self._views[self._at]
+        return MappingProxyType({h: data.ljust(SLOT_SIZE, b"\0") for h, data in self._sets[self._at].items()})
 
     def step(self) -> None:
-        self._at = (self._at + 1) % _SETS
+        self._at = min(self._at + 1, len(self._sets) - 1)
 
     def slots_age(self, _now: float) -> float:
         return 1.0

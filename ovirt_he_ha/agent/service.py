@@ -29,6 +29,7 @@ from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
+from ovirt_he_ha.config.memory import settle
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
@@ -334,6 +335,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Not ``stop``: a handler runs between two instructions of this thread, and an Event's lock may be in its hands.
         signal.signal(number, lambda *_: agent.told.put(None))
+    settle()
     status = agent.run()
     finish_logging()
     os._exit(status)  # workers may hang in libvirt or storage; nothing of them may delay the stop

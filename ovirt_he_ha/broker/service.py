@@ -28,6 +28,7 @@ from ovirt_he_ha.config.files import (
     load_hosted_engine_conf,
 )
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
+from ovirt_he_ha.config.memory import settle
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import tell_systemd
 from ovirt_he_ha.config.text import ConfigError
@@ -99,6 +100,7 @@ def _run(paths: HostPaths, told: "queue.SimpleQueue[None]") -> int:
     try:
         broker = compose(paths)
         broker.server.reserve()
+        settle()
         broker.start()
     except NotConfigured as problem:
         return _refused(problem, EXIT_NOT_CONFIGURED)

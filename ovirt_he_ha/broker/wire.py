@@ -195,13 +195,6 @@ class _Reader:
         self._pieces: List[str] = []
         self._bare = False  # inside a value, and no type was named yet: then its text is a string
         self._depth = 0
-        self._parser = expat.ParserCreate(None, None)
-        self._parser.buffer_text = True
-        self._parser.buffer_size = _TEXT_BUFFER
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._pieces.append
-        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
 
     def _start(self, tag: str, _attributes: Dict[str, str]) -> None:
         self._depth += 1
@@ -250,7 +243,15 @@ class _Reader:
         raise WireError("a document type declaration is not accepted")
 
     def read(self, body: bytes) -> None:
-        self._parser.Parse(body, True)
+        # The parser knows us, we do not know it: a circle would keep a large answer until the next collection.
+        parser = expat.ParserCreate(None, None)
+        parser.buffer_text = True
+        parser.buffer_size = _TEXT_BUFFER
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._pieces.append
+        parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.Parse(body, True)
         if not self.method and not self.kind:
             raise WireError("neither a call nor an answer")
 

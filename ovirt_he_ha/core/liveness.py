@@ -11,6 +11,7 @@ is established starts what may run elsewhere.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
@@ -100,21 +101,21 @@ class Survey:
     def baseline(self) -> bool:
         return not self.no_baseline
 
-    @property
+    @cached_property
     def alive(self) -> Tuple[int, ...]:
         return tuple(host_id for host_id, peer in sorted(self.peers.items()) if peer.alive)
 
-    @property
+    @cached_property
     def waiting(self) -> Tuple[int, ...]:
         """Hosts that are not established."""
         return tuple(host_id for host_id, peer in sorted(self.peers.items()) if not peer.established)
 
-    @property
+    @cached_property
     def eligible(self) -> Tuple[Peer, ...]:
         """Best first: score descending, id ascending."""
         return tuple(sorted((peer for peer in self.peers.values() if peer.eligible), key=_order))
 
-    @property
+    @cached_property
     def too_new(self) -> Tuple[int, ...]:
         """Hosts that publish a format newer than ours."""
         return tuple(

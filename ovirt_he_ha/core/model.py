@@ -8,7 +8,7 @@ not a default: it is a :class:`Reading` without a value, and says why.
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Generic, Mapping, Optional, Tuple, TypeVar, Union
+from typing import Dict, Generic, Mapping, Optional, Tuple, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -154,10 +154,11 @@ class Record:
 
     def get(self, key: str, default: str = "") -> str:
         """The last value of ``key`` in the free text."""
-        for name, value in reversed(self.extra):
-            if name == key:
-                return value
-        return default
+        # Made at the first question and kept beside the fields: the policy asks each of 250 peers for the same four.
+        texts: Optional[Dict[str, str]] = self.__dict__.get("_texts")
+        if texts is None:
+            texts = self.__dict__["_texts"] = dict(self.extra)
+        return texts.get(key, default)
 
 
 @dataclass(frozen=True)

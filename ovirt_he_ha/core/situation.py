@@ -1,6 +1,7 @@
 """One cycle's facts, read once: what the policy's rules ask of a snapshot."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Mapping, Optional, Tuple
 
 from ovirt_he_ha.core import liveness
@@ -93,6 +94,12 @@ class Situation:
             return Exit.NONE
         return self.facts.last_exit
 
+    @cached_property
+    def lease_conflicts(self) -> Tuple[Peer, ...]:
+        ours = lease_text(self.snapshot.host.lease)
+        found = [peer for peer in self.view.peers.values() if _theirs(self, peer) not in ("", ours)]
+        return tuple(sorted(found, key=lambda peer: peer.host_id))
+
     def missing_lockspaces(self) -> Tuple[Tuple[str, str], ...]:
         """The lockspaces that this host does not hold for sure, as (name, state)."""
         pairs = (("storage", self.snapshot.leases.lockspace), ("hosted-engine", self.snapshot.leases.whiteboard))
@@ -136,10 +143,9 @@ def lease_text(lease: Optional[LeaseId]) -> str:
 
 
 def peer_lease_conflicts(sit: Situation) -> Tuple[Peer, ...]:
-    """Peers that may run the VM and guard it with another lease than ours. Their word counts only with a right
+    """Peers that may run the VM and guard it with another lease than ours, by id. Their word counts only with a right
     ``crc=``."""
-    ours = lease_text(sit.snapshot.host.lease)
-    return tuple(peer for _, peer in sorted(sit.view.peers.items()) if _theirs(sit, peer) not in ("", ours))
+    return sit.lease_conflicts
 
 
 def _theirs(sit: Situation, peer: Peer) -> str:

@@ -65,6 +65,7 @@ _VERSION = re.compile(rb"[0-9]{1,4}")
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OWN_CRC = re.compile(rb"crc=([0-9a-f]{8})\n")
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\n"
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -230,12 +231,18 @@ def _whole(text: str) -> str:
 
 def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
     content, _, padding = free_text.partition(b"\0")
-    text = content.decode("utf-8", "replace")
-    parts = [line.partition("=") for line in text.split("\n")]
-    pairs = [(key, value) for key, equals, value in parts if key and equals and key not in _DERIVED]
-    if not text.replace("\n", " ").isprintable():  # one look at all of it: ours and oVirt's are
+    found = map(_pair, content.decode("utf-8", "replace").split("\n"))
+    pairs = [pair for pair in found if pair is not None]
+    if content.translate(None, _PLAIN):  # one look at all of it: ours and oVirt's have nothing else
         pairs = [(_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs]
     return tuple(pairs), _NULS.startswith(padding) and _text_is_whole(content)
+
+
+@lru_cache(maxsize=4096)  # lines; most are what the same host, or every host, wrote in the cycle before
+def _pair(line: str) -> Optional[Tuple[str, str]]:
+    """Nothing for what is no ``key=value``, and for what repeats the host line."""
+    key, equals, value = line.partition("=")
+    return (key, value) if key and equals and key not in _DERIVED else None
 
 
 def _text_is_whole(content: bytes) -> bool:

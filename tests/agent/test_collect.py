@@ -1,12 +1,12 @@
 from pathlib import Path
 from types import MappingProxyType
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers, decode_slots, global_flag
+from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, SlotMemo, Workers, decode_slots, global_flag
 from ovirt_he_ha.agent.definition_source import Effective
 from ovirt_he_ha.broker.protocol import BrokerSnapshot, PublishFacts, StorageFacts
 from ovirt_he_ha.config.files import AgentConf, save_ha_conf
@@ -129,3 +129,23 @@ def test_s6_one_bad_slot_is_one_bad_host(noise: Dict[int, bytes]) -> None:
     slots = decode_slots(MappingProxyType({**noise, 2: good}))
     assert isinstance(slots[2], Record)
     assert all(isinstance(value, (Record, Invalid, Empty)) for value in slots.values())
+
+
+SLOTS = st.sampled_from(
+    [slot.encode(RECORD, 0.0), slot.encode(Record(2, 4243, 0, None, "host2"), 0.0), bytes(4096), b"noise", b"x" * 4096]
+)
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 4), SLOTS), max_size=8))
+def test_a_memory_of_slots_changes_nothing(reads: List[Dict[int, bytes]]) -> None:
+    memo = SlotMemo()
+    for raw in reads:
+        assert memo.decode(raw) == decode_slots(raw)
+
+
+def test_a_slot_with_the_same_bytes_is_decoded_once() -> None:
+    memo, data = SlotMemo(), slot.encode(RECORD, 0.0)
+    first = memo.decode({2: data})[2]
+    assert memo.decode({2: bytes(bytearray(data))})[2] is first
+    assert memo.decode({}) == {}
+    assert memo.decode({2: data})[2] == first
