@@ -78,11 +78,13 @@ class Collector:
         self._clock = clock
         self._published = published
         self._ha_problem = ""
+        self.raw_slots: Mapping[int, bytes] = {}  # of the last collection, for the recorder
         self._slots = SlotMemo()
 
     def collect(self, carried: Carried, stopping: bool = False) -> Snapshot:
         """Ask the broker and read the host's files. Raises BrokerError; nothing else."""
         facts = self._ask()
+        self.raw_slots = facts.slots
         now = self._clock.monotonic()
         slots = self._slots.decode(facts.slots)
         return Snapshot(

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Callable, Optional, Protocol
+from typing import Callable, Mapping, Optional, Protocol
 
 from ovirt_he_ha.agent.collect import Collector
 from ovirt_he_ha.agent.publish import Publisher
@@ -25,6 +25,10 @@ class Fencing(Protocol):
     def order(self, fence: Optional[Fence]) -> None: ...
 
 
+class Recording(Protocol):
+    def record(self, snapshot: Snapshot, decision: Decision, timers: Timers, raw: Mapping[int, bytes]) -> None: ...
+
+
 @dataclass
 class Cycle:
     """The parts of one host's agent, and what one cycle hands to the next."""
@@ -38,6 +42,7 @@ class Cycle:
     carried: Carried
     decided: Optional[Decision] = None
     before: Optional[Snapshot] = None
+    recorder: Optional[Recording] = None
 
     def run_one_cycle(self, stopping: bool = False) -> Decision:
         """Collect, decide, act, publish. Raises BrokerError when the broker cannot be asked; then nothing was decided
@@ -54,6 +59,9 @@ class Cycle:
             self.actions.abort_migration()
         if decision.action is not None and not stopping:
             self.actions.order(decision.action)
+        # After what acts, before what may raise.
+        if self.recorder is not None:
+            self.recorder.record(snapshot, decision, self.timers, self.collector.raw_slots)
         self.publisher.publish(snapshot, decision)
         return decision
 

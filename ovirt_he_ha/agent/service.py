@@ -22,6 +22,8 @@ from ovirt_he_ha.agent.fence import Fencer
 from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
 from ovirt_he_ha.agent.publish import Publisher, beside
+from ovirt_he_ha.agent.recorder import Recorder
+from ovirt_he_ha.agent.ring import SHARE, Ring, RingThread
 from ovirt_he_ha.agent.shared_storage import SharedStorage
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
 from ovirt_he_ha.agent.state_writer import StateWriter
@@ -51,6 +53,7 @@ EXIT_INIT = 157
 BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and nothing can be decided without it
 CYCLE_LIMIT = 60.0  # wall seconds that one turn of the loop may take: three times its four calls of the broker
 STOP_SECONDS = 4.2  # wall: with the log's and the process's own end below the 5 s that are promised
+RECORDER_SECONDS = 0.3  # wall: for the last cycle's record to reach the disk, within the same 5 s
 MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
 
 
@@ -111,6 +114,8 @@ class Agent:
             timers=self._timers,
             carried=Carried(),
         )
+        self._recorder = recorder_of(paths, agent_conf)
+        self._cycle.recorder = self._recorder
 
     def stop(self) -> None:
         """From any thread; a signal handler puts something into ``told`` instead."""
@@ -126,6 +131,8 @@ class Agent:
         self.told.get()
         self.stop()
         loop.join(STOP_SECONDS)
+        if self._recorder is not None:
+            self._recorder.close(RECORDER_SECONDS)
         if not status:
             log.error("Stopped without the final record: the loop hangs. Peers see this host as dead after 60 s")
         return status[0] if status else EXIT_INIT
@@ -287,6 +294,12 @@ class Agent:
             log.error("%s", e)
             return
         self._cycle.carried = replace(self._cycle.carried, budgets=budgets)
+
+
+def recorder_of(paths: HostPaths, agent_conf: AgentConf) -> Optional[Recorder]:
+    """None where the configuration wants none. Nothing is written yet."""
+    limit = agent_conf.recorder_kib * 1024
+    return Recorder(RingThread(Ring(paths.recording_dir, limit)), limit // SHARE) if limit else None
 
 
 def _owner(storage: SharedStorage, lease: LeaseId) -> LeaseOwner:

@@ -89,11 +89,16 @@ class StateFile:
         try:
             atomic_write(self._path, json.dumps(document, sort_keys=True).encode("ascii"), 0o600)
         except OSError as e:
-            self._problem = _PROBLEMS.get(e.errno or 0, "io")
+            self._problem = problem_of(e)
             raise
         self._problem = ""
         self._saved = budgets
         return True
+
+
+def problem_of(error: OSError) -> str:
+    """``full``, ``read-only``, ``no-access``, ``missing`` or ``io``."""
+    return _PROBLEMS.get(error.errno or 0, "io")
 
 
 def _parse(raw: bytes, boot_id: str, scale: float, now: float) -> Optional[Budgets]:

@@ -110,6 +110,7 @@ class AgentConf:
     allow_unfenced: bool = False
     health_url: str = ""
     health_ca_file: str = ""
+    recorder_kib: int = 2048
 
 
 @dataclass(frozen=True)

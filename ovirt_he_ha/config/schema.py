@@ -63,6 +63,18 @@ def whole(low: int, high: int) -> Kind:
     return Kind(f"a whole number from {low} to {high}", _whole_from(low, high))
 
 
+def size_kib(low: int, high: int) -> Kind:
+    """Whole KiB, or 0: none at all."""
+
+    def parse(text: str) -> int:
+        value = _whole_from(0, high)(text)
+        if 0 < value < low:
+            raise ValueError(text)
+        return value
+
+    return Kind(f"0, or a whole number from {low} to {high}", parse)
+
+
 def share() -> Kind:
     def parse(text: str) -> float:
         value = float(text)
@@ -215,6 +227,9 @@ AGENT_SECTIONS: Mapping[str, Tuple[Key, ...]] = {
     "health": (
         Key("url", "health_url", URL, "health page; empty: http://<fqdn>/ovirt-engine/services/health"),
         Key("ca-file", "health_ca_file", ABSOLUTE, "certificate authorities for an https page, PEM"),
+    ),
+    "recorder": (
+        Key("size-kib", "recorder_kib", size_kib(256, 262144), "size of the recording of cycles; 0: none", 2048),
     ),
 }
 

@@ -1,0 +1,375 @@
+"""What a recording keeps of a cycle: everything, to the last bit, through the bytes of a file."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+from typing import get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovirt_he_ha.core import frames, model, recording, slot, slot_text, timers
+from ovirt_he_ha.core.frames import Damage, NotARecording
+from ovirt_he_ha.core.model import (
+    Carried,
+    Decision,
+    Empty,
+    GuardReport,
+    Invalid,
+    LoadSample,
+    Reading,
+    Reason,
+    Record,
+    Snapshot,
+)
+from ovirt_he_ha.core.reasons import REASONS
+from ovirt_he_ha.core.recording import Encoder, RecordedCycle
+from ovirt_he_ha.core.shapes import SAME, ShapeError, noun_of, shape_of
+from ovirt_he_ha.core.states import decide
+from ovirt_he_ha.core.timers import Timers
+from tests.core.test_states_properties import slots, snapshots
+from tests.core.world import World
+
+T = Timers()
+OTHER_TIMERS = replace(T, cycle=7.5, crash_backoff=(1.0, 2.0))
+
+guards = st.builds(
+    GuardReport,
+    st.sampled_from(["", "guarded", "threatened"]),
+    st.none()
+    | st.builds(Reason, st.sampled_from(sorted(REASONS)), st.dictionaries(st.text(max_size=3), st.text(max_size=3))),
+    st.none() | st.floats(allow_nan=False),
+)
+whole_snapshots = st.builds(lambda snapshot, guard: replace(snapshot, guard=guard), snapshots, guards)
+
+
+def file_of(cycles, key_every=1000, raw=None, timers_=T):
+    """The bytes of a file with these (snapshot, decision) pairs."""
+    encoder, packer, parts = Encoder(), frames.Packer(), [frames.HEADER]
+    for number, (snapshot, decision) in enumerate(cycles):
+        known = {} if raw is None else raw[number]
+        key = number % key_every == 0
+        if key:
+            document = encoder.key(number, snapshot, decision, timers_, known)
+        else:
+            document = encoder.following(number, snapshot, decision, known)
+        parts.append(packer.pack(document, key))
+    return b"".join(parts)
+
+
+def cycles_of(data):
+    found = list(recording.read(data))
+    assert all(isinstance(item, RecordedCycle) for item in found), found
+    return found
+
+
+def exact(value):
+    """A text that differs where ``==`` does not look: 0 and 0.0, -0.0, True and 1, the order of a mapping."""
+    if is_dataclass(value):
+        return [type(value).__name__, *((f.name, exact(getattr(value, f.name))) for f in fields(value))]
+    if isinstance(value, tuple):
+        return ["tuple", *map(exact, value)]
+    if hasattr(value, "items"):
+        return ["mapping", *((key, exact(item)) for key, item in value.items())]
+    return type(value).__name__ + repr(value)
+
+
+@settings(max_examples=200)
+@given(st.lists(whole_snapshots, min_size=1, max_size=4), st.integers(1, 3))
+def test_any_snapshots_and_their_decisions_come_back_exactly(found, key_every):
+    cycles = [(snapshot, decide(snapshot)) for snapshot in found]
+    read = cycles_of(file_of(cycles, key_every))
+    assert [(cycle.snapshot, cycle.decision) for cycle in read] == cycles
+    assert exact(tuple(cycle.snapshot for cycle in read)) == exact(tuple(found))
+    assert exact(tuple(cycle.decision for cycle in read)) == exact(tuple(decision for _, decision in cycles))
+
+
+@settings(max_examples=60)
+@given(whole_snapshots, st.lists(st.tuples(st.floats(0.1, 30), slots(2), slots(3)), min_size=1, max_size=5))
+def test_a_course_of_cycles_comes_back_exactly_with_its_bytes(snapshot, course):
+    cycles, raw = [], []
+    for after, *changed in course:
+        data = {s.host_id: slot.encode(s, 1.6e9) for s in changed if isinstance(s, Record)}
+        now = replace(
+            snapshot,
+            now=snapshot.now + after,
+            slots={**snapshot.slots, **{host_id: slot.decode(host_id, each) for host_id, each in data.items()}},
+        )
+        decision = decide(now)
+        cycles.append((now, decision))
+        raw.append(data)
+        snapshot = replace(now, carried=decision.carried)
+    read = cycles_of(file_of(cycles, raw=raw))
+    assert [(cycle.snapshot, cycle.decision) for cycle in read] == cycles
+    assert [dict(cycle.raw) for cycle in read] == raw
+    for cycle in read:
+        assert cycle.published == recording.published_crc(cycle.snapshot, cycle.decision)
+
+
+@given(st.floats(), st.floats())
+def test_floats_keep_every_bit(one, other):
+    shape = shape_of(LoadSample)
+    for value in (LoadSample(one, other), LoadSample(other, None)):
+        stored = json.loads(json.dumps(shape.plain(value)))
+        assert repr(shape.value(stored, "x")) == repr(value)
+        change = shape.patch(LoadSample(one, one), value)
+        if change is not SAME:
+            patched = shape.patched(LoadSample(one, one), json.loads(json.dumps(change)), "x")
+            assert repr(patched) == repr(value)
+
+
+@pytest.mark.parametrize("old, new", [(0.0, -0.0), (0, 0.0), (1, True), (0.0, False)])
+def test_equal_is_not_the_same(old, new):
+    shape = shape_of(LoadSample)
+    change = shape.patch(LoadSample(old, None), LoadSample(new, None))
+    assert repr(shape.patched(LoadSample(old, None), json.loads(json.dumps(change)), "x").at) == repr(new)
+
+
+rows = st.lists(st.sampled_from([LoadSample(float(n), None) for n in range(6)]), max_size=8).map(tuple)
+
+
+@given(rows, rows)
+def test_any_row_can_follow_any_other(old, new):
+    shape = shape_of(Carried).shapes["loads"]
+    change = shape.patch(old, new)
+    assert (change is SAME) == (old == new)
+    if change is not SAME:
+        assert shape.patched(old, json.loads(json.dumps(change)), "x") == new
+
+
+tables = st.lists(st.tuples(st.integers(0, 5), st.floats(allow_nan=False)), max_size=5).map(
+    lambda items: {str(key): value for key, value in items}
+)
+
+
+@given(tables, tables)
+def test_any_table_can_follow_any_other_in_its_order(old, new):
+    shape = shape_of(Carried).shapes["notes"]
+    change = shape.patch(old, new)
+    patched = old if change is SAME else shape.patched(old, json.loads(json.dumps(change)), "x")
+    assert list(patched.items()) == list(new.items())
+    assert exact(dict(patched)) == exact(new)
+
+
+def test_the_timers_in_force_are_in_the_recording():
+    world = World()
+    snapshot = world.snapshot()
+    read = cycles_of(file_of([(snapshot, decide(snapshot, OTHER_TIMERS))] * 2, timers_=OTHER_TIMERS))
+    assert [cycle.timers for cycle in read] == [OTHER_TIMERS] * 2
+
+
+def test_a_field_that_an_older_version_did_not_record_has_its_default():
+    shape = noun_of(Snapshot)
+    stored = shape.plain(World().snapshot())
+    del stored["storage_problem"]
+    assert shape.value(stored, "snapshot").storage_problem == ""
+
+
+def test_a_field_of_a_newer_version_is_refused_by_name():
+    shape = noun_of(Snapshot)
+    stored = shape.plain(World().snapshot())
+    stored["host"]["surprise"] = 1
+    with pytest.raises(ShapeError, match=r"snapshot\.host\.surprise"):
+        shape.value(stored, "snapshot")
+
+
+def test_only_facts_of_the_policy_are_recorded():
+    """No configuration object, hence no password: all that a snapshot, a decision or the timers reach is defined in
+    core/model.py and core/timers.py, and nothing there is named like a secret."""
+    seen, names, todo = set(), set(), [Snapshot, Decision, Timers]
+    while todo:
+        kind = todo.pop()
+        kinds = [each for each in get_args(kind) if isinstance(each, type) or get_args(each)]
+        todo += [each for each in kinds if each not in seen]
+        kind = getattr(kind, "__origin__", kind)
+        if is_dataclass(kind) and kind not in seen:
+            assert kind.__module__ in (model.__name__, timers.__name__)
+            names |= {f.name for f in fields(kind)}
+            todo += [hint for hint in get_type_hints(kind).values()]
+        seen.add(kind)
+    assert {Snapshot, Carried, Record, Reading, Decision} <= seen
+    assert not [name for name in names if any(word in name for word in ("pass", "secret", "ticket", "xml", "user"))]
+
+
+# --- a slot's text ---------------------------------------------------------------------------------------------------
+
+blobs = st.one_of(
+    st.binary(max_size=600).map(lambda data: data.ljust(4096, b"\0")),
+    st.lists(st.sampled_from([b"\0", b"|", b"\n", b"a=1\n", b"x" * 300, b"\xff"]), max_size=20).map(
+        lambda parts: b"".join(parts)[:4096].ljust(4096, b"\0")
+    ),
+    st.tuples(st.text("ab|\xe9", max_size=20), st.text("xy=\n", max_size=40)).map(
+        lambda pair: pair[0].encode("latin-1").ljust(512, b"\0") + pair[1].encode("latin-1").ljust(3584, b"\0")
+    ),
+    st.binary(max_size=20),
+)
+
+
+@given(blobs)
+def test_bytes_become_a_text_only_where_they_come_back(data):
+    text = slot_text.text_of(data)
+    if text is not None:
+        assert slot_text.bytes_of(text) == data
+
+
+def test_a_full_slot_becomes_a_text():
+    data = b"h" * 512 + b"t" * 3584
+    assert slot_text.bytes_of(slot_text.text_of(data)) == data
+    assert slot_text.text_of(b"line\nline".ljust(4096, b"\0")) is None
+    assert slot_text.text_of(b"line".ljust(510, b"\0") + b"x" + bytes(3585)) is None
+
+
+texts = st.lists(st.sampled_from(["a", "bb", "|", "\n", "crc=12\n", "why.1=x\n", "9"]), max_size=12).map("".join)
+
+
+@settings(max_examples=300)
+@given(st.lists(texts, min_size=1, max_size=8))
+def test_any_text_can_follow_any_other(course):
+    first, *rest = [text + "\n" for text in course]
+    follower, present = slot_text.Follower(first), first
+    for text in rest:
+        present = slot_text.spliced(present, json.loads(json.dumps(follower.follow(text))))
+        assert present == text
+
+
+def test_what_changes_in_a_slot_in_every_cycle_is_all_that_is_kept():
+    def text(second):
+        return f"1|1|{second}|2|3400|null|host2|0|0|{second:08x}|1|0\nstate=EngineDown\nmem=1\nwhy.0=in;{second}\n"
+
+    follower = slot_text.Follower(text(1000))
+    follower.follow(text(1010))
+    change = follower.follow(text(1020))
+    assert [comes for comes in change[2::3]] == ["1020|", "000003fc|", "why.0=in;1020\n"]
+
+
+def test_every_form_of_a_slot_comes_back():
+    world = World()
+    data = {1: bytes(4096), 2: b"\xff" * 4096, 3: b"1|1".ljust(4096, b"\0"), 5: slot.encode(world.slots[2], 1.6e9)}
+    decoded = {host_id: slot.decode(host_id, each) for host_id, each in data.items()}
+    snapshot = replace(world.snapshot(), slots={**decoded, 7: Empty(), 8: Invalid("crc", "x")})
+    read = cycles_of(file_of([(snapshot, decide(snapshot))] * 2, raw=[data, data]))
+    assert all(cycle.snapshot.slots == snapshot.slots and dict(cycle.raw) == data for cycle in read)
+
+
+# --- files that are damaged ------------------------------------------------------------------------------------------
+
+
+def six_cycles(key_every):
+    world = World()
+    cycles = []
+    for _ in range(6):
+        before = world.carried
+        decision = world.step(5.0)
+        cycles.append((replace(world.snapshot(), carried=before), decision))
+    return file_of(cycles, key_every)
+
+
+def offsets(data):
+    return [chunk.offset for chunk in frames.unpack(data)]
+
+
+def test_a_torn_end_costs_the_last_cycle_only():
+    data = six_cycles(3)
+    last = offsets(data)[-1]
+    for end in range(last + 1, len(data)):
+        *cycles, damage = recording.read(data[:end])
+        assert [cycle.number for cycle in cycles] == [0, 1, 2, 3, 4]
+        assert isinstance(damage, Damage) and damage.offset == last and damage.skipped == end - last
+
+
+def test_a_damaged_chunk_costs_the_cycles_up_to_the_next_that_stands_by_itself():
+    data = bytearray(six_cycles(3))
+    place = offsets(bytes(data))[1]
+    for change in (0, 2, 5, 9, 14):
+        broken = bytearray(data)
+        broken[place + change] ^= 0x40
+        numbers = [getattr(item, "number", "damage") for item in recording.read(bytes(broken))]
+        assert numbers == [0, "damage", 3, 4, 5]
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=5))
+def test_no_damage_raises_anything_else(changes):
+    data = bytearray(DAMAGEABLE)
+    for place, value in changes:
+        data[place % len(data)] = value
+    try:
+        found = list(recording.read(bytes(data)))
+    except NotARecording:
+        return
+    assert found
+
+
+DAMAGEABLE = six_cycles(2)
+
+
+@pytest.mark.parametrize(
+    "data, offset",
+    [(b"he-cycles 2\n" + b"x" * 99, 10), (b"#!/bin/sh\n", 0), (b"he-cycles x\n", 0), (b"", 0), (b"\0" * 4096, 0)],
+)
+def test_another_version_and_other_files_are_named_with_the_offset(data, offset):
+    with pytest.raises(NotARecording) as caught:
+        list(recording.read(data))
+    assert caught.value.offset == offset
+    assert str(frames.FORMAT_VERSION) in caught.value.expected or offset == 0
+
+
+@pytest.mark.parametrize("torn", [b"he", frames.HEADER[:-1], frames.HEADER])
+def test_a_file_that_was_only_begun_is_empty(torn):
+    assert list(recording.read(torn)) == []
+
+
+def documents(*made):
+    packer = frames.Packer()
+    return frames.HEADER + b"".join(packer.pack(document, number == 0) for number, document in enumerate(made))
+
+
+def good_key():
+    snapshot = World().snapshot()
+    return Encoder().key(0, snapshot, decide(snapshot), T, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": "x"},
+        {"s": {}},
+        {"s": [[]]},
+        {"x": []},
+        {"x": {"=": {"one": {"empty": {}}}}},
+        {"x": {"=": {"1": 7}}},
+        {"x": {"=": {"1": [0, 1, "x"]}}},
+        {"x": {"=": {"1": {"hex": "zz"}}}},
+        {"x": {"=": {"1": "no newline"}}},
+        {"c": {}},
+        {"c": [{"state": "NoSuchState"}]},
+        {"c": [{"seen": {"2": {"token": []}}}]},
+        {"d": [{}]},
+        {"p": [2000]},
+        {"p": 3},
+        {"a": {"loads": {"at": 5, "take": 1, "add": []}}},
+        {"a": {"loads": {"drop": -1, "add": []}}},
+        {"a": {"notes": {"+": 1}}},
+        {"t": None},
+    ],
+)
+def test_a_document_that_is_no_cycle_is_damage(change):
+    (found,) = recording.read(documents({**good_key(), **change}))
+    assert isinstance(found, Damage) and found.offset == len(frames.HEADER)
+
+
+@pytest.mark.parametrize(
+    "following", [7, {}, {"n": 1, "x": {"+": {"2": [9999, 1, "x"]}}}, {"n": 1, "s": {"now": {}}}, {"n": 1, "d": [1]}]
+)
+def test_what_follows_and_makes_no_sense_is_damage(following):
+    good, damage = recording.read(documents(good_key(), following))
+    assert isinstance(good, RecordedCycle) and isinstance(damage, Damage)
+
+
+def test_the_first_document_must_stand_by_itself():
+    world = World()
+    snapshot = world.snapshot()
+    encoder = Encoder()
+    encoder.key(0, snapshot, decide(snapshot), T, {})
+    (damage,) = recording.read(documents(encoder.following(1, snapshot, decide(snapshot), {})))
+    assert isinstance(damage, Damage)
