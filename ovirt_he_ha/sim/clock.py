@@ -1,0 +1,223 @@
+"""Virtual time: one queue of events, and the clocks that the hosts read.
+
+Time is counted in whole nanoseconds, and events of the same instant run in the order in which they were made, so
+that a run depends on nothing but its input. Nothing waits: a call of the product that takes time (a read of a slow
+volume) is done at once, and adds what it took to :attr:`Timeline.lag`. Every clock shows that, and what the same event
+schedules comes after it.
+"""
+
+import heapq
+from typing import Callable, List, Optional, Tuple
+
+from ovirt_he_ha.config.clock import SystemClock
+
+SECOND = 1_000_000_000
+SHORTEST = 0.001  # seconds between two turns: what is due "now" by a rounded clock must not stop time
+Action = Callable[[], None]
+
+
+def ns(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+def stamp(moment: int) -> str:
+    """Seconds with three places, by integers alone."""
+    sign, milliseconds = ("-", -moment) if moment < 0 else ("", moment)
+    milliseconds //= 1_000_000
+    return f"{sign}{milliseconds // 1000}.{milliseconds % 1000:03d}"
+
+
+class Scope:
+    """Whose events these are: a process, or a whole machine (``root`` is itself then). When it ends, none of its
+    events comes any more. While its machine is held (a stun, a suspend), they wait, and come when it goes on."""
+
+    __slots__ = ("alive", "held", "root", "waiting")
+
+    def __init__(self, root: "Optional[Scope]" = None) -> None:
+        self.alive = True
+        self.held = False
+        self.root: Scope = self if root is None else root
+        self.waiting: List[Tuple[Scope, Action]] = []
+
+    @property
+    def running(self) -> bool:
+        return self.alive and self.root.alive and not self.root.held
+
+    def end(self) -> None:
+        self.alive = False
+        self.waiting.clear()
+
+
+class Entry:
+    """One event in the queue."""
+
+    __slots__ = ("action", "at", "scope")
+
+    def __init__(self, at: int, scope: Optional[Scope], action: Action) -> None:
+        self.at = at
+        self.scope = scope
+        self.action: Optional[Action] = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Timeline:
+    """``now``: when the running event began; ``lag``: what its calls have taken since. ``after_each`` is called after
+    every event."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.lag = 0
+        self.events = 0
+        self.stopped = False
+        self.after_each: Action = lambda: None
+        self._queue: List[Tuple[int, int, Entry]] = []
+        self._count = 0
+
+    def at(self, moment: int, action: Action, scope: Optional[Scope] = None) -> Entry:
+        entry = Entry(max(moment, self.now), scope, action)
+        self._count += 1
+        heapq.heappush(self._queue, (entry.at, self._count, entry))
+        return entry
+
+    def after(self, seconds: float, action: Action, scope: Optional[Scope] = None) -> Entry:
+        """So many world seconds after the running event has ended."""
+        return self.at(self.now + self.lag + round(seconds * SECOND), action, scope)
+
+    def spend(self, seconds: float) -> None:
+        """The call that is being made takes so long."""
+        self.lag += round(seconds * SECOND)
+
+    def hold(self, scope: Scope) -> None:
+        scope.held = True
+
+    def go_on(self, scope: Scope) -> None:
+        """What came due meanwhile comes now, in its order."""
+        scope.held = False
+        waiting, scope.waiting = scope.waiting, []
+        for owner, action in waiting:
+            self.at(self.now, action, owner)
+
+    def run(self, until: int) -> None:
+        queue = self._queue
+        while queue and queue[0][0] <= until and not self.stopped:
+            moment, _, entry = heapq.heappop(queue)
+            action, scope = entry.action, entry.scope
+            if action is None:
+                continue
+            if scope is not None:
+                root = scope.root
+                if not (scope.alive and root.alive):
+                    continue
+                if root.held:
+                    root.waiting.append((scope, action))
+                    continue
+            self.now = moment
+            self.lag = 0
+            self.events += 1
+            action()
+            self.after_each()
+        if not self.stopped:
+            self.now = max(self.now, until)
+            self.lag = 0
+
+
+class HostClock(SystemClock):
+    """One machine's monotonic clock: its own zero, its own rate (1.0 is right; sanlock's margins bear a few per
+    mille). A suspended machine's stands still, as Linux's does, and ``slept`` counts."""
+
+    def __init__(self, timeline: Timeline, uptime: float, rate: float = 1.0, wall: float = 1.7e9) -> None:
+        self.scale = 1.0
+        self.rate = rate
+        self.slept = 0.0
+        self._timeline = timeline
+        self._base = uptime
+        self._since = timeline.now
+        self._per_ns = rate * 1e-9
+        self._wall = wall
+        self._suspended_at: Optional[int] = None
+
+    def monotonic(self) -> float:
+        timeline = self._timeline
+        if self._suspended_at is not None:
+            return self._base + (self._suspended_at - self._since) * self._per_ns
+        return self._base + (timeline.now + timeline.lag - self._since) * self._per_ns
+
+    def wall(self) -> float:
+        return self._wall + self._timeline.now * 1e-9
+
+    def step_wall(self, seconds: float) -> None:
+        """Somebody sets the wall clock; the product must not notice."""
+        self._wall += seconds
+
+    def world(self, product_seconds: float) -> float:
+        """World seconds in which this clock moves on by so many."""
+        return product_seconds / self.rate
+
+    def suspend(self) -> None:
+        self._suspended_at = self._timeline.now
+
+    def resume(self) -> None:
+        if self._suspended_at is None:
+            return
+        gone = self._timeline.now - self._suspended_at
+        self._since += gone
+        self.slept += gone * 1e-9
+        self._suspended_at = None
+
+
+class Beat:
+    """Something that comes again and again: an action that says, each time, after how many world seconds it is due
+    again (None: not before somebody calls :meth:`wake`)."""
+
+    def __init__(self, timeline: Timeline, scope: Scope, action: Callable[[], Optional[float]]) -> None:
+        self._timeline = timeline
+        self._scope = scope
+        self._action = action
+        self._entry: Optional[Entry] = None
+        self._busy_until = 0
+        self._turning = False
+        self._woken: Optional[float] = None
+
+    @property
+    def asleep(self) -> bool:
+        return self._entry is None and not self._turning
+
+    def wake(self, after: float = 0.0) -> None:
+        """Come in so many seconds at the latest, but not before the present turn has ended."""
+        if self._turning:
+            self._woken = after if self._woken is None else min(self._woken, after)
+            return
+        moment = max(self._timeline.now + self._timeline.lag, self._busy_until) + ns(after)
+        if self._entry is not None:
+            if self._entry.at <= moment:
+                return
+            self._entry.cancel()
+        self._entry = self._timeline.at(moment, self._turn, self._scope)
+
+    def stop(self) -> None:
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
+
+    def _turn(self) -> None:
+        self._entry = None
+        self._turning = True
+        self._woken = None
+        due: Optional[float] = None
+        try:
+            due = self._action()
+        finally:
+            self._turning = False
+            self._busy_until = self._timeline.now + self._timeline.lag
+        if due is not None:
+            self.wake(max(due, SHORTEST))
+        self._take_wake()
+
+    def _take_wake(self) -> None:
+        if self._woken is not None:
+            self.wake(self._woken)
+
+
+__all__ = ["SECOND", "Beat", "Entry", "HostClock", "Scope", "Timeline", "ns", "stamp"]

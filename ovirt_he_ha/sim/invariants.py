@@ -1,0 +1,196 @@
+"""What must hold after every event, whatever was broken.
+
+The rules are stated over the simulated world (which process runs, what stands on the disk), never over what the product
+believes; only `unknown-reading` looks at the snapshot from which an action was decided.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
+
+from ovirt_he_ha.agent.cycle import Cycle
+from ovirt_he_ha.core.model import GLOBAL_SLOT, Action, ActionKind, Decision, LeaseOwner, LockspaceState, Snapshot
+from ovirt_he_ha.core.moving import HAND_OVER
+from ovirt_he_ha.sim.appliance import Cpus
+from ovirt_he_ha.sim.clock import ns, stamp
+from ovirt_he_ha.sim.hypervisor import Copy
+from ovirt_he_ha.sim.upstream_reader import complaint
+
+if TYPE_CHECKING:
+    from ovirt_he_ha.sim.host import Host
+    from ovirt_he_ha.sim.world import World
+
+RULES = {
+    "two-copies": "two engine VMs with running CPUs or writes in flight",
+    "no-lease": "a CPU runs although the lease on disk is not this copy's",
+    "outlived-lease": "a copy still runs when its lease's hold must have ended",
+    "resumed": "a copy goes on after another one ran",
+    "maintenance": "an action other than fencing in global maintenance",
+    "unknown-reading": "an action decided from an unknown reading",
+    "foreign-slot": "a host wrote another host's slot",
+    "bad-slot": "a published slot that ends or blinds an upstream reader",
+    "moves": "more moves in an hour than the budget",
+    "exception": "an exception left the product's code",
+    "progress": "the engine stays away although a host could run it",
+}
+
+# Seconds after which every host has read the flag or knows that it has not: reads are at most so old when a start is
+# decided; for what else is done 60 s count.
+FLAG_FOR_START = 27.0
+FLAG = 62.0
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Violation:
+    at: int
+    rule: str
+    host: int
+    text: str
+
+    def __str__(self) -> str:
+        where = f" on host{self.host}" if self.host else ""
+        return f"{stamp(self.at)} s: {self.rule}{where}: {self.text}"
+
+
+class Invariants:
+    """``violations`` in the order in which they were seen; each rule is reported once per host."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.violations: List[Violation] = []
+        self._said: Dict[Tuple[str, int], int] = {}
+        self._dirty = True
+        self._last_runner: Optional[Copy] = None
+        self._flag_since: Optional[int] = None
+        self._moves: Dict[Tuple[int, int], List[int]] = {}
+
+    def violate(self, rule: str, host: int, text: str) -> None:
+        if (rule, host) in self._said:
+            return
+        self._said[(rule, host)] = self._world.timeline.now
+        violation = Violation(self._world.timeline.now, rule, host, text)
+        self.violations.append(violation)
+        self._world.note(host, f"VIOLATION {rule}: {text}")
+
+    # --- copies and the lease ----------------------------------------------------------------------------------------
+
+    def cpus_changed(self, copy: Copy, before: str) -> None:
+        self._dirty = True
+        if copy.cpus == Cpus.RUNNING:
+            self._runs(copy, before != Cpus.STARTING)
+
+    def woke(self, copy: Copy) -> None:
+        """Its machine stood still, and goes on."""
+        self._dirty = True
+        self._runs(copy, True)
+
+    def _runs(self, copy: Copy, again: bool) -> None:
+        last = self._last_runner
+        if again and last is not None and last is not copy:
+            self.violate(
+                "resumed", copy.host, f"process {copy.pid} goes on after process {last.pid} of host{last.host}"
+            )
+        self._last_runner = copy
+
+    def owner_changed(self, before: LeaseOwner, after: LeaseOwner) -> None:
+        self._dirty = True
+
+    def after_event(self) -> None:
+        if self._dirty:
+            self._dirty = False
+            self._check_copies()
+
+    def _check_copies(self) -> None:
+        running = [
+            copy
+            for copy in self._world.copies()
+            if copy.cpus == Cpus.RUNNING and not self._world.hosts[copy.host].stunned
+        ]
+        if len(running) > 1:
+            listed = ", ".join(f"process {copy.pid} on host{copy.host}" for copy in running)
+            self.violate("two-copies", 0, listed)
+        owner = self._world.disk.owner
+        for copy in running:
+            if (owner.host_id, owner.generation) != copy.lease:
+                text = f"process {copy.pid} has {copy.lease}, the disk says ({owner.host_id}, {owner.generation})"
+                self.violate("no-lease", copy.host, text)
+
+    def lease_must_be_over(self, host: "Host", renewed: int) -> None:
+        """``8 io + watchdog`` after a renewal that was the last: others may start from now on."""
+        daemon = host.sanlock()
+        space = None if daemon is None else daemon.spaces.get(host.lease_space)
+        if space is not None and space.held and space.renewed > renewed:
+            known = set() if daemon is None else set(daemon.held)
+        else:
+            known = set()
+        for copy in host.libvirt.processes() if host.power and not host.stunned else []:
+            if copy.cpus == Cpus.RUNNING and copy.pid not in known:
+                self.violate("outlived-lease", host.number, f"process {copy.pid} runs, last renewal {stamp(renewed)} s")
+
+    # --- slots -------------------------------------------------------------------------------------------------------
+
+    def written(self, writer: int, slot: int, data: bytes) -> None:
+        if slot == GLOBAL_SLOT:
+            on = data.rstrip(b"\0") == b"maintenance=1"
+            self._flag_since = (self._flag_since or self._world.timeline.now) if on else None
+        if not writer:
+            return
+        if slot not in (GLOBAL_SLOT, self._world.hosts[writer].conf_id) and data != bytes(len(data)):
+            self.violate("foreign-slot", writer, f"slot {slot}")
+        trouble = self._world.hosts[writer].path.trouble
+        problem = "" if trouble.torn else complaint(slot, data)
+        if problem:
+            self.violate("bad-slot", writer, f"slot {slot}: {problem}")
+
+    # --- decisions ---------------------------------------------------------------------------------------------------
+
+    def decided(self, host: "Host", decision: Decision) -> None:
+        """Every decision has a reason, or nothing to explain."""
+
+    def ordered(self, host: "Host", cycle: Cycle, action: Action) -> None:
+        self._check_flag(host, action)
+        before = cycle.before
+        if before is not None:
+            unknown = _unknown(before, action.kind, host.timers.facts_stale)
+            if unknown:
+                self.violate("unknown-reading", host.number, f"{action.kind.value} with unknown {unknown}")
+        self._count_move(host, cycle, action)
+
+    def _check_flag(self, host: "Host", action: Action) -> None:
+        since = self._flag_since
+        if since is None or host.path.trouble.stale is not None:
+            return
+        limit = FLAG_FOR_START if action.kind is ActionKind.START else FLAG
+        if self._world.timeline.now - since > ns(limit):
+            self.violate("maintenance", host.number, f"{action.kind.value}, the flag is on since {stamp(since)} s")
+
+    def _count_move(self, host: "Host", cycle: Cycle, action: Action) -> None:
+        if host.ha_conf.maintenance or cycle.before is None or cycle.before.carried.migration_tries:
+            return
+        handed = action.kind is ActionKind.STOP and cycle.carried.stop_purpose == HAND_OVER
+        if action.kind is not ActionKind.MIGRATE and not handed:
+            return
+        now = self._world.timeline.now
+        moves = self._moves.setdefault((host.number, host.boots), [])
+        moves[:] = [at for at in moves if now - at < ns(HOUR)] + [now]
+        if len(moves) > host.timers.moves_per_hour:
+            self.violate("moves", host.number, f"{len(moves)} in one hour")
+
+
+def _unknown(snapshot: Snapshot, kind: ActionKind, stale: float) -> str:
+    engine = snapshot.monitors.engine
+    if engine.value is None or (engine.age or 0.0) > stale:
+        return "engine"
+    if snapshot.global_maintenance.value is not False:
+        return "global maintenance"
+    if kind is not ActionKind.START:
+        return ""
+    if snapshot.host.local_maintenance.value is not False:
+        return "local maintenance"
+    leases = snapshot.leases
+    for name, reading in (("lockspace", leases.lockspace), ("whiteboard", leases.whiteboard)):
+        if reading.value is not LockspaceState.HELD or (reading.age or 0.0) > stale:
+            return name
+    if leases.owner.value is None or (leases.owner.age or 0.0) > stale:
+        return "owner"
+    return "" if snapshot.slots_age is not None and snapshot.slots_age <= stale else "slots"

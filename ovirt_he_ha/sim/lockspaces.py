@@ -1,0 +1,256 @@
+"""The product's own lockspace code over a simulated daemon: its binding, its status answer, and its loops without
+threads."""
+
+import errno
+from typing import Any, Callable, Dict, List, Optional, Type
+
+from ovirt_he_ha.core.model import HostLease, LeaseId
+from ovirt_he_ha.lease.binding import Disks
+from ovirt_he_ha.lease.daemon_status import DEADLINE, DaemonStatus, NoStatus
+from ovirt_he_ha.lease.daemon_status import Space as StatusSpace
+from ovirt_he_ha.lease.lockspace import SanlockLockspaces
+from ovirt_he_ha.lease.loops import Loop
+from ovirt_he_ha.lease.membership import Membership
+from ovirt_he_ha.sim.clock import SECOND, Beat, HostClock, Scope, Timeline, ns
+from ovirt_he_ha.sim.sanlock import HOSTS_AFTER, Hanging, Sanlock, SanlockCode, Space
+
+_FLAGS = {HostLease.UNKNOWN: 1, HostLease.FREE: 2, HostLease.LIVE: 3, HostLease.FAIL: 4, HostLease.DEAD: 5}
+
+Daemon = Callable[[], Optional[Sanlock]]
+
+
+class SanlockBinding:
+    """The Python binding of one host, whichever daemon runs there now; ``daemon()`` is None when none does."""
+
+    SanlockException: Type[Exception] = SanlockCode
+    LSFLAG_ADD = 1
+    LSFLAG_REM = 2
+
+    def __init__(self, daemon: Daemon, timeline: Timeline) -> None:
+        self._daemon = daemon
+        self._timeline = timeline
+
+    def _ask(self, what: str) -> Sanlock:
+        daemon = self._daemon()
+        if daemon is None:
+            raise SanlockCode(errno.ECONNREFUSED, what, "Connection refused")
+        if daemon.hung_until > self._timeline.now:
+            raise Hanging(daemon.hung_until)
+        return daemon
+
+    def add_lockspace(self, lockspace: bytes, host_id: int, path: str, *, wait: bool = True) -> None:
+        raise NotImplementedError("a join that blocks is LaterMembership's")
+
+    def rem_lockspace(self, lockspace: bytes, host_id: int, path: str, *, unused: bool = False) -> None:
+        self._ask("rem_lockspace").leave(lockspace.decode(), unused)
+
+    def get_lockspaces(self) -> List[Dict[str, Any]]:
+        daemon = self._ask("get_lockspaces")
+        return [_listed(space) for space in daemon.spaces.values()]
+
+    def get_hosts(self, lockspace: bytes) -> List[Dict[str, Any]]:
+        daemon = self._ask("get_hosts")
+        space = daemon.spaces.get(lockspace.decode())
+        if space is None or not space.held:
+            raise SanlockCode(errno.ENOENT, "get_hosts", "No such file or directory")
+        if self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
+            raise SanlockCode(errno.EAGAIN, "get_hosts", "Resource temporarily unavailable")
+        ids = daemon.disk.space(space.name)
+        return [
+            {
+                "host_id": host_id,
+                "generation": space.generation if host_id == space.host_id else ids[host_id].generation,
+                "timestamp": seen[0] // SECOND,
+                "io_timeout": daemon.io,
+                "flags": _FLAGS[daemon.flag(space, host_id)],
+            }
+            for host_id, seen in sorted((space.seen or {}).items())
+        ]
+
+    def read_resource_owners(
+        self, lockspace: bytes, resource: bytes, disks: Disks, *, align: int = 0, sector: int = 0
+    ) -> List[Dict[str, Any]]:
+        daemon = self._ask("read_resource_owners")
+        if daemon.path.lease_hang_until > self._timeline.now:
+            raise Hanging(daemon.path.lease_hang_until)
+        if daemon.path.lease_error:
+            raise SanlockCode(-202, "read_resource_owners", "Sanlock I/O error")
+        owner = daemon.disk.owner
+        if not owner.host_id:
+            return []
+        found = {"host_id": owner.host_id, "generation": owner.generation, "timestamp": owner.timestamp}
+        return [{**found, "io_timeout": 0, "flags": 0}]
+
+    def write_lockspace(self, lockspace: bytes, path: str, *, align: int = 0, sector: int = 0) -> None:
+        self._ask("write_lockspace").disk.ids.pop(lockspace.decode(), None)
+
+    def write_resource(
+        self, lockspace: bytes, resource: bytes, disks: Disks, *, align: int = 0, sector: int = 0
+    ) -> None:
+        raise SanlockCode(errno.EPERM, "write_resource", "no daemon of ours does that")
+
+
+def _listed(space: Space) -> Dict[str, Any]:
+    flags = 2 if space.leaving else (0 if space.held else 1)
+    return {"lockspace": space.name.encode(), "host_id": space.host_id, "path": space.path, "flags": flags}
+
+
+def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[], DaemonStatus]:
+    """The daemon's status command; raises NoStatus. Bounded: one that hangs is given up after 2 s."""
+
+    def ask() -> DaemonStatus:
+        found = daemon()
+        if found is None:
+            raise NoStatus("refused", "/run/sanlock", "nobody listens")
+        if found.hung_until > timeline.now:
+            timeline.spend(DEADLINE)
+            raise NoStatus("overdue", "/run/sanlock", f"no answer within {DEADLINE:g} s")
+        now = timeline.now // SECOND
+        spaces = {
+            space.name: StatusSpace(
+                space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND) if space.held else None
+            )
+            for space in found.spaces.values()
+            if space.held or space.leaving
+        }
+        held = tuple((lease.lockspace, lease.key, pid) for pid in sorted(found.held))
+        return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held)
+
+    return ask
+
+
+class EventLoop(Loop):
+    """One of the product's loops, turned by events. A step that hangs is asked again when the hang ends; until then
+    others see it overdue. ``dormant()``: the steps would look at nothing, so they wait for :meth:`wake`."""
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], None],
+        clock: HostClock,
+        timeline: Timeline,
+        scope: Scope,
+        interval: Callable[[], float],
+        limit: Callable[[], float],
+        dormant: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self._step = step
+        self._clock = clock
+        self._world_seconds = clock.world
+        self._timeline = timeline
+        self._interval = interval
+        self._limit = limit
+        self._dormant = dormant
+        self._since = None
+        self._finished = None
+        self._joining: Callable[[], bool] = lambda: False
+        self._beat = Beat(timeline, scope, self._turn)
+
+    def start(self) -> None:
+        self._beat.wake()
+
+    def wake(self) -> None:
+        self._beat.wake()
+
+    def stop(self) -> None:
+        self._beat.stop()
+
+    def join(self, timeout: float) -> bool:
+        return True
+
+    def _turn(self) -> Optional[float]:
+        if self._since is None:
+            self._since = self._clock.monotonic()
+        try:
+            self._step()
+        except Hanging as hang:
+            return (hang.until - self._timeline.now) / SECOND
+        if self._joining():
+            return None  # the step goes on; LaterMembership ends it
+        self.ended()
+        return None if self._dormant() else self._world_seconds(self._interval())
+
+    def ended(self) -> None:
+        self._finished = self._clock.monotonic()
+        self._since = None
+
+
+class LaterMembership(Membership):
+    """A join that blocks is an event that comes later; meanwhile its loop stands, as the thread would."""
+
+    daemon: Daemon
+    loop: EventLoop
+
+    def _join(self, target: int) -> None:
+        if not self.begin_join(target):
+            return
+        daemon = self.daemon()
+        if daemon is None:
+            self.end_join(target, SanlockCode(errno.ECONNREFUSED, "add_lockspace", "Connection refused"))
+            return
+        daemon.join(self.name, target, self.path, lambda refusal: self._answered(daemon, target, refusal))
+
+    def _answered(self, daemon: Sanlock, target: int, refusal: Optional[SanlockCode]) -> None:
+        if not self.joining:
+            return
+        self.end_join(target, refusal)
+        self.loop.ended()
+        self.loop.wake()
+
+    def daemon_died(self) -> None:
+        """Whoever waits for the daemon's answer gets an error."""
+        if self.joining and self._target is not None:
+            self._answered_by_nobody(self._target)
+
+    def _answered_by_nobody(self, target: int) -> None:
+        self.end_join(target, SanlockCode(errno.ECONNRESET, "add_lockspace", "Connection reset by peer"))
+        self.loop.ended()
+        self.loop.wake()
+
+
+class EventLockspaces(SanlockLockspaces):
+    """``facts`` and everything behind it is the product's; only time, threads and the daemon are not."""
+
+    def __init__(
+        self,
+        lease: LeaseId,
+        clock: HostClock,
+        timeline: Timeline,
+        scope: Scope,
+        daemon: Daemon,
+        ids_path: str,
+        whiteboard_path: str,
+        **how: Any,
+    ) -> None:
+        self._timeline = timeline
+        self._scope = scope
+        self._daemon = daemon
+        super().__init__(lease, ids_path, whiteboard_path, clock, api=SanlockBinding(daemon, timeline), **how)
+        for member, loop in ((self._domain, self._domain_loop), (self._whiteboard, self._whiteboard_loop)):
+            if isinstance(member, LaterMembership) and isinstance(loop, EventLoop):
+                member.loop = loop
+                loop._joining = lambda member=member: member.joining  # type: ignore[misc]
+
+    def membership(self, name: str, path: str, **how: Any) -> Membership:
+        member = LaterMembership(name, path, self._api, self._changed, **how)
+        member.daemon = self._daemon
+        return member
+
+    def loop(self, name: str, step: Callable[[], None], limit: Callable[[], float]) -> Loop:
+        clock = self._clock
+        assert isinstance(clock, HostClock)
+        return EventLoop(name, step, clock, self._timeline, self._scope, self._interval, limit)
+
+    def leave(self, deadline: float) -> None:
+        for each in (self._domain, self._whiteboard):
+            each.want(None)
+            try:
+                each.leave()
+            except Hanging:
+                self._timeline.spend(deadline)
+
+    def daemon_died(self) -> None:
+        for each in (self._domain, self._whiteboard):
+            if isinstance(each, LaterMembership):
+                each.daemon_died()

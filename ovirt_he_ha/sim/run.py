@@ -1,0 +1,69 @@
+"""One scenario, run: the world it ends in, and everything that is wrong with it."""
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable, Iterator, List, Optional
+
+from ovirt_he_ha.sim.faults import schedule
+from ovirt_he_ha.sim.scenario import Scenario
+from ovirt_he_ha.sim.seats import quiet
+from ovirt_he_ha.sim.world import World
+
+Tweak = Callable[[World], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """``complaints``: violations of the invariants, and expectations that were not met; empty: passed."""
+
+    scenario: Scenario
+    world: World
+    complaints: List[str]
+
+    @property
+    def passed(self) -> bool:
+        return not self.complaints
+
+
+@contextmanager
+def laboratory() -> Iterator[None]:
+    """What the product takes from its process is the same for every run: UTC, and no log."""
+    before, undo = os.environ.get("TZ"), quiet()
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    try:
+        yield
+    finally:
+        undo()
+        if before is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+def run(scenario: Scenario, seed: Optional[int] = None, tweak: Tweak = lambda world: None) -> Result:
+    """``seed`` instead of the scenario's own; ``tweak`` is called on the new world (to break it on purpose)."""
+    with laboratory():
+        world = World(scenario.cluster, scenario.seed if seed is None else seed)
+        world.progress.enabled = scenario.progress
+        tweak(world)
+        for fault in scenario.faults:
+            schedule(world, fault)
+        for expected in scenario.expect:
+            expected.prepare(world)
+        world.run(scenario.length)
+        return Result(scenario, world, _complaints(scenario, world))
+
+
+def _complaints(scenario: Scenario, world: World) -> List[str]:
+    expected = {each.values["rule"] for each in scenario.expect if each.what == "violation"}
+    found = [str(each) for each in world.invariants.violations if each.rule not in expected]
+    for each in scenario.expect:
+        complaint = each.complaint(world)
+        if complaint:
+            values = ", ".join(f"{key} {value}" for key, value in each.values.items())
+            found.append(f"expected {each.what} ({values}): {complaint}")
+    return found

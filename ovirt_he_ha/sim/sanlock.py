@@ -1,0 +1,447 @@
+"""sanlock: the leases on the shared storage, and one daemon per host, as they were measured.
+
+Seconds below are in ``io`` = io_timeout (10 s by default). A join takes ``2 io + 1``. A renewal comes every ``2 io``
+and reads all other hosts' leases. A host whose renewal was last *seen* to change ``8 io`` ago is FAIL, and DEAD
+another ``watchdog`` seconds later; what is seen is up to ``2 io`` old, so a dead host's lease can be had 140 to 161 s
+after its end. On the host itself, ``8 io`` after the last renewal that worked, sanlock signals whoever holds a lease:
+SIGTERM, and SIGKILL another ``4 io`` later; if any of them is still there at ``8 io + watchdog``, the watchdog resets
+the machine (up to 10 s earlier, as its last keepalive was up to 10 s old).
+
+A lease is granted when it is free, when it is the host's own, when its owner's host left its lockspace, or came back
+under another generation (a restarted daemon that joined again: at once, whatever still runs there), or is DEAD. It is
+refused at once while the owner is seen alive, and waited for while the owner's renewal is stale.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import Callable, Dict, List, Optional, Protocol, Tuple
+
+from ovirt_he_ha.core.model import HostLease, LeaseOwner
+from ovirt_he_ha.sim.clock import SECOND, Scope, Timeline, ns
+from ovirt_he_ha.sim.volume import Path
+
+GRACE = 4  # io_timeouts from SIGTERM to SIGKILL
+SIGNAL_SECONDS = 0.2  # from the signal to the end of qemu
+LEAVE_SECONDS = 2.0
+KEEPALIVE = 10.0  # seconds between two keepalives of the watchdog daemon
+FRESH = 4  # io_timeouts: an owner seen to renew since then is alive, and acquire says so at once
+HOSTS_AFTER = 0.9  # seconds after a join in which the list of hosts is not there yet
+
+
+@dataclass
+class DeltaLease:
+    """One host id of one lockspace, on the disk. ``renewed`` 0: free."""
+
+    name: str
+    generation: int
+    renewed: int
+
+
+class LeaseDisk:
+    """What stands on the storage. ``owner``: the record of the VM's lease. ``on_owner`` is told of every change."""
+
+    def __init__(self, io_timeout: int = 10, watchdog: int = 60) -> None:
+        self.io_timeout = io_timeout
+        self.watchdog = watchdog
+        self.ids: Dict[str, Dict[int, DeltaLease]] = {}
+        self.owner = LeaseOwner(0)
+        self.on_owner: Callable[[LeaseOwner, LeaseOwner], None] = lambda before, after: None
+
+    @property
+    def dead_after(self) -> int:
+        return ns(8 * self.io_timeout + self.watchdog)
+
+    def space(self, name: str) -> Dict[int, DeltaLease]:
+        return self.ids.setdefault(name, {})
+
+    def set_owner(self, owner: LeaseOwner) -> None:
+        before, self.owner = self.owner, owner
+        if before != owner:
+            self.on_owner(before, owner)
+
+
+class Holder(Protocol):
+    """A process that may hold the lease: qemu."""
+
+    pid: int
+    lease: Tuple[int, int]  # host id and generation under which it last had the lease
+
+    def signal(self, kill: bool) -> None:
+        """SIGTERM or SIGKILL: it may be deaf to the first, and stuck for both."""
+        ...
+
+
+class SanlockCode(Exception):
+    """As the binding's exception: ``args`` is (code, what failed, why)."""
+
+
+class Hanging(BaseException):
+    """The call does not return before ``until`` (world time). No error: whoever made it waits, and asks again."""
+
+    def __init__(self, until: int) -> None:
+        super().__init__(until)
+        self.until = until
+
+
+@dataclass
+class Space:
+    """One lockspace of one daemon. ``seen``: host id -> (renewal, when it was first seen here)."""
+
+    name: str
+    host_id: int
+    path: str
+    generation: int = 0
+    held: bool = False
+    leaving: bool = False
+    renewed: int = 0
+    joined_at: int = 0
+    seen: Optional[Dict[int, Tuple[int, int]]] = None
+    looked: int = 0
+
+
+Granted = Callable[[str], None]
+
+
+@dataclass
+class _Wait:
+    holder: Holder
+    done: Granted
+
+
+class Sanlock:
+    """One host's daemon, from its start to its end. ``owner_name`` is the host's unique name. ``reset`` is the
+    machine's watchdog line."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        scope: Scope,
+        disk: LeaseDisk,
+        path: Path,
+        owner_name: str,
+        random: Random,
+        watchdog: bool,
+        machine: "Machine",
+    ) -> None:
+        self.timeline = timeline
+        self.scope = scope
+        self.disk = disk
+        self.path = path
+        self.name = owner_name
+        self.random = random
+        self.watchdog = watchdog
+        self.machine = machine
+        self.spaces: Dict[str, Space] = {}
+        self.holders: Dict[int, Holder] = {}
+        self.held: Dict[int, Tuple[int, int]] = {}  # pid -> (host id, generation) of the lease it holds
+        self.hung_until = 0
+        self._waits: List[_Wait] = []
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    @property
+    def io(self) -> int:
+        return self.disk.io_timeout
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.timeline.after(seconds, action, self.scope)
+
+    @property
+    def storage_works(self) -> bool:
+        return self.hung_until <= self.timeline.now and self.path.lease_io(self.timeline.now)
+
+    # --- lockspaces --------------------------------------------------------------------------------------------------
+
+    def join(self, name: str, host_id: int, path: str, done: Callable[[Optional[SanlockCode]], None]) -> None:
+        """``done(None)`` once it is held, ``done(why)`` when refused."""
+        present = self.spaces.get(name)
+        if present is not None:
+            code = 17 if (present.host_id, present.path) == (host_id, path) else 22
+            self._after(0.001, lambda: done(SanlockCode(code, "add_lockspace", "exists")))
+            return
+        other = next((each for each in self.spaces.values() if each.host_id != host_id), None)
+        if other is not None:
+            self._after(0.001, lambda: done(SanlockCode(22, "add_lockspace", "Invalid argument")))
+            return
+        space = Space(name, host_id, path)
+        self.spaces[name] = space
+        before = self.disk.space(name).get(host_id)
+        foreign = before is not None and before.renewed and before.name != self.name
+        if foreign and before is not None:
+            self._watch_foreign(space, before.renewed, self.timeline.now, done)
+        else:
+            self._after(2 * self.io + 1, lambda: self._joined(space, done))
+
+    def _watch_foreign(
+        self, space: Space, renewed: int, since: int, done: Callable[[Optional[SanlockCode]], None]
+    ) -> None:
+        """The id belongs to somebody: watched for as long as it takes until he must be dead."""
+        if self._gone(space):
+            return
+        lease = self.disk.space(space.name).get(space.host_id)
+        if self.storage_works and lease is not None and lease.renewed not in (0, renewed):
+            del self.spaces[space.name]
+            done(SanlockCode(-262, "add_lockspace", "Sanlock host id is busy"))
+        elif self.timeline.now - since >= self.disk.dead_after or lease is None or not lease.renewed:
+            self._joined(space, done)
+        else:
+            self._after(self.io, lambda: self._watch_foreign(space, renewed, since, done))
+
+    def _joined(self, space: Space, done: Callable[[Optional[SanlockCode]], None]) -> None:
+        if self._gone(space):
+            done(SanlockCode(-268, "add_lockspace", "removed"))
+            return
+        if not self.storage_works:
+            del self.spaces[space.name]
+            done(SanlockCode(-202, "add_lockspace", "Sanlock lockspace add failure, IO timeout"))
+            return
+        ids = self.disk.space(space.name)
+        before = ids.get(space.host_id)
+        space.generation = before.generation + 1 if before is not None else 1
+        ids[space.host_id] = DeltaLease(self.name, space.generation, max(1, self.timeline.now))
+        space.held = True
+        space.renewed = space.joined_at = self.timeline.now
+        space.seen = {}
+        self._read_others(space)
+        self._after(2 * self.io, lambda: self._renew(space))
+        self._expire_later(space)
+        self.machine.lockspace_joined(space)
+        done(None)
+
+    def _gone(self, space: Space) -> bool:
+        return self.spaces.get(space.name) is not space
+
+    def leave(self, name: str, unused: bool) -> None:
+        """Raises SanlockCode. Whoever holds a lease in it is killed, unless ``unused`` was asked for."""
+        space = self.spaces.get(name)
+        if space is None:
+            raise SanlockCode(2, "rem_lockspace", "No such file or directory")
+        ours = [self.holders[pid] for pid in sorted(self.held)] if name == self.machine.lease_space else []
+        if unused and ours:
+            raise SanlockCode(16, "rem_lockspace", "Device or resource busy")
+        space.leaving = True
+        for holder in ours:
+            holder.signal(kill=True)
+        self._after(LEAVE_SECONDS, lambda: self._left(space))
+
+    def _left(self, space: Space) -> None:
+        if self._gone(space):
+            return
+        if self.held and space.name == self.machine.lease_space:
+            self._after(1.0, lambda: self._left(space))
+            return
+        lease = self.disk.space(space.name).get(space.host_id)
+        if lease is not None and lease.generation == space.generation and lease.name == self.name:
+            if not self.storage_works:
+                self._after(1.0, lambda: self._left(space))
+                return
+            lease.renewed = 0
+        del self.spaces[space.name]
+
+    # --- renewals ----------------------------------------------------------------------------------------------------
+
+    def _renew(self, space: Space) -> None:
+        if self._gone(space) or not space.held:
+            return
+        if not self.storage_works:
+            self._after(self.io / 2 + self.random.random(), lambda: self._renew(space))
+            return
+        lease = self.disk.space(space.name).get(space.host_id)
+        if lease is None or lease.name != self.name or lease.generation != space.generation:
+            return  # somebody took this id: no renewal of ours counts any more
+        lease.renewed = space.renewed = self.timeline.now
+        self._read_others(space)
+        self._look_at_waits()
+        self._after(2 * self.io, lambda: self._renew(space))
+
+    def _read_others(self, space: Space) -> None:
+        seen = space.seen if space.seen is not None else {}
+        now = self.timeline.now
+        space.looked = now
+        for host_id, lease in self.disk.space(space.name).items():
+            known = seen.get(host_id)
+            if known is None or known[0] != lease.renewed:
+                seen[host_id] = (lease.renewed, now)
+
+    def _expire_later(self, space: Space) -> None:
+        wait = space.renewed + ns(8 * self.io) - self.timeline.now
+        self._after(max(wait, 0) / SECOND, lambda: self._expire(space))
+
+    def _expire(self, space: Space) -> None:
+        """``8 io`` after the last renewal that worked."""
+        if self._gone(space) or not space.held:
+            return
+        if self.timeline.now < space.renewed + ns(8 * self.io):
+            self._expire_later(space)
+            return
+        space.held = False
+        space.leaving = True
+        self.machine.trace("sanlock: lockspace lost, its renewals failed")
+        self.machine.arm_watchdog(space.renewed)
+        self._kill_holders(space, kill=False)
+        self._after(GRACE * self.io, lambda: self._kill_holders(space, kill=True))
+        self._await_end(space)
+
+    def _kill_holders(self, space: Space, kill: bool) -> None:
+        if space.name != self.machine.lease_space or self._gone(space):
+            return
+        for pid in sorted(self.held):
+            self.holders[pid].signal(kill)
+
+    def _await_end(self, space: Space) -> None:
+        """Without holders the lockspace is given up, and the watchdog need not fire."""
+        if self._gone(space):
+            return
+        if self.held and space.name == self.machine.lease_space:
+            self._after(1.0, lambda: self._await_end(space))
+            return
+        del self.spaces[space.name]
+        if not any(each.leaving and not each.held for each in self.spaces.values()):
+            self.machine.disarm_watchdog()
+
+    # --- hosts -------------------------------------------------------------------------------------------------------
+
+    def flag(self, space: Space, host_id: int) -> HostLease:
+        lease = (space.seen or {}).get(host_id)
+        if lease is None:
+            return HostLease.UNKNOWN
+        renewed, seen_at = lease
+        if not renewed:
+            return HostLease.FREE
+        if host_id == space.host_id:
+            return HostLease.LIVE
+        silent = self.timeline.now - seen_at
+        if silent > self.disk.dead_after:
+            return HostLease.DEAD
+        if silent > ns(8 * self.io):
+            return HostLease.FAIL
+        # Until a change was seen, nobody knows whether that renewal is of today.
+        return HostLease.UNKNOWN if seen_at <= space.joined_at else HostLease.LIVE
+
+    # --- the VM's lease ----------------------------------------------------------------------------------------------
+
+    def register(self, holder: Holder) -> None:
+        self.holders[holder.pid] = holder
+
+    def acquire(self, holder: Holder, done: Granted) -> None:
+        """``done("")``: granted. ``done("busy")``: somebody has it. ``done("error")``. May take minutes."""
+        wait = _Wait(holder, done)
+        self._waits.append(wait)
+        self._try(wait)
+
+    def waiting(self, holder: Holder) -> bool:
+        return any(wait.holder is holder for wait in self._waits)
+
+    def _try(self, wait: _Wait) -> None:
+        if wait not in self._waits:
+            return
+        space = self.spaces.get(self.machine.lease_space)
+        if space is None or not space.held or space.leaving:
+            self._answer(wait, "error")
+        elif not self.storage_works:
+            if not self.path.lease_hang_until > self.timeline.now:
+                self._answer(wait, "error")
+            else:
+                self._after(1.0, lambda: self._try(wait))
+        else:
+            self._judge(wait, space)
+
+    def _judge(self, wait: _Wait, space: Space) -> None:
+        owner = self.disk.owner
+        if owner.host_id == space.host_id and owner.generation == space.generation and self.held:
+            self._answer(wait, "error")  # another process of this host has it
+        elif self._may_take(owner, space):
+            self._grant(wait, space)
+        elif self._seen_alive(owner.host_id, space):
+            self._answer(wait, "busy")
+        else:
+            self._after(1.0, lambda: self._try(wait))
+
+    def _may_take(self, owner: LeaseOwner, space: Space) -> bool:
+        if owner.host_id in (0, space.host_id):
+            return True
+        lease = self.disk.space(space.name).get(owner.host_id)
+        if lease is None or not lease.renewed or lease.generation != owner.generation:
+            return True
+        return self.flag(space, owner.host_id) is HostLease.DEAD
+
+    def _seen_alive(self, host_id: int, space: Space) -> bool:
+        seen = (space.seen or {}).get(host_id)
+        return seen is not None and self.timeline.now - seen[1] <= ns(FRESH * self.io) and seen[1] > space.joined_at
+
+    def _grant(self, wait: _Wait, space: Space) -> None:
+        if wait.holder.pid not in self.holders:
+            self._answer(wait, "error")  # it was killed while it waited
+            return
+        self.held[wait.holder.pid] = wait.holder.lease = (space.host_id, space.generation)
+        self.disk.set_owner(LeaseOwner(space.host_id, space.generation, self.timeline.now // SECOND + 1))
+        self._answer(wait, "")
+
+    def _answer(self, wait: _Wait, outcome: str) -> None:
+        self._waits.remove(wait)
+        wait.done(outcome)
+
+    def _look_at_waits(self) -> None:
+        for wait in list(self._waits):
+            self._try(wait)
+
+    def release(self, pid: int) -> None:
+        """The VM was paused, or handed over."""
+        ours = self.held.pop(pid, None)
+        if ours is None:
+            return
+        self._clear_record(ours)
+
+    def _clear_record(self, ours: Tuple[int, int]) -> None:
+        owner = self.disk.owner
+        if (owner.host_id, owner.generation) != ours:
+            return
+        space = self.spaces.get(self.machine.lease_space)
+        if self.storage_works and space is not None and space.held:
+            self.disk.set_owner(LeaseOwner(0, owner.generation, 0))
+
+    def ended(self, pid: int) -> None:
+        """A registered process is gone: what it held is free at once, if the storage can be written."""
+        self.holders.pop(pid, None)
+        self.release(pid)
+
+    # --- a world that begins in the middle ---------------------------------------------------------------------------
+
+    def preset(self, name: str, host_id: int, path: str, generation: int, peers: Dict[int, int]) -> None:
+        """The lockspace is held, for long. ``peers``: the other hosts and their last renewals."""
+        now = max(1, self.timeline.now)
+        space = Space(name, host_id, path, generation, held=True, renewed=now, joined_at=now - ns(3600.0))
+        space.seen = {peer: (renewed, now) for peer, renewed in peers.items()}
+        self.disk.space(name)[host_id] = DeltaLease(self.name, generation, now)
+        space.seen[host_id] = (now, now)
+        self.spaces[name] = space
+        self._after(2 * self.io * (0.05 + 0.9 * self.random.random()), lambda: self._renew(space))
+        self._expire_later(space)
+
+    # --- the end of the daemon ---------------------------------------------------------------------------------------
+
+    def killed(self) -> None:
+        """kill -9: whoever held a lease runs on, unguarded; the watchdog fires when the lease would have expired."""
+        for space in self.spaces.values():
+            if space.held:
+                self.machine.arm_watchdog(space.renewed)
+        waits, self._waits = self._waits, []
+        self.scope.end()
+        for wait in waits:
+            wait.done("error")
+
+
+class Machine(Protocol):
+    """What the daemon needs of its host. ``lease_space``: the lockspace in which the VM's lease lives."""
+
+    lease_space: str
+
+    def arm_watchdog(self, renewed: int) -> None:
+        """Reset the machine ``8 io + watchdog`` after that renewal, unless disarmed."""
+        ...
+
+    def disarm_watchdog(self) -> None: ...
+
+    def lockspace_joined(self, space: Space) -> None: ...
+
+    def trace(self, what: str) -> None: ...

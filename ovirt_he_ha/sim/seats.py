@@ -1,0 +1,527 @@
+"""One run of each daemon on a simulated host: composed as ``broker/service.py`` and ``agent/service.py`` do it, with
+events in the place of threads."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, Callable, Iterable, List, Optional, Protocol, Tuple
+
+from ovirt_he_ha import __version__
+from ovirt_he_ha.agent.actions import ActionWorker, Definition
+from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
+from ovirt_he_ha.agent.cycle import Cycle
+from ovirt_he_ha.agent.definition_source import Effective, StartRefused
+from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.guard import TICK, Guard, GuardSeams
+from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.broker.changes import Changes
+from ovirt_he_ha.broker.daemon import Broker
+from ovirt_he_ha.broker.handlers import Policy
+from ovirt_he_ha.broker.join_rule import JoinRule
+from ovirt_he_ha.broker.metrics import Metrics
+from ovirt_he_ha.broker.rpc import Caller, Fault
+from ovirt_he_ha.broker.whiteboard import Whiteboard
+from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink, BrokerUnavailable
+from ovirt_he_ha.config.files import AgentConf, HaConf
+from ovirt_he_ha.core.model import (
+    Action,
+    ActionKind,
+    ActionReport,
+    Budgets,
+    Carried,
+    Decision,
+    Fence,
+    LeaseId,
+    LeaseOwner,
+    LockspaceState,
+    Outcome,
+)
+from ovirt_he_ha.core.seams import BlockIO
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.hypervisor.process import EngineProcess, ProcessTable
+from ovirt_he_ha.lease import vm_lease
+from ovirt_he_ha.lease.loops import Loop
+from ovirt_he_ha.sim.clock import Beat, HostClock, Scope, Timeline
+from ovirt_he_ha.sim.hypervisor import Done, Libvirt
+from ovirt_he_ha.sim.lockspaces import EventLockspaces, EventLoop, SanlockBinding, status_of
+from ovirt_he_ha.sim.probes import Conditions, SimProbes
+from ovirt_he_ha.sim.sanlock import Sanlock
+from ovirt_he_ha.sim.watch import Mail, SimTimes, SimWatch
+
+VMID = "0f0e0d0c-0b0a-4908-8706-050403020100"
+ROOT = Caller(1, 0, 0)
+BROKER_RETRY = 1.0
+MIN_GAP = 0.1
+RPC = 0.002  # seconds of one call
+_LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
+
+
+class Body(Protocol):
+    """The machine on which the daemons sit."""
+
+    number: int
+    conf_id: int
+    hostname: str
+    boot_id: str
+    timeline: Timeline
+    clock: HostClock
+    scope: Scope
+    random: Random
+    timers: Timers
+    lease: LeaseId
+    libvirt: Libvirt
+    conditions: Conditions
+    mail: Mail
+    jitter: float
+    allow_unfenced: bool
+    migration_address: str
+    ha_conf: HaConf
+    budgets: Optional[Tuple[str, Budgets]]
+    broker: "Optional[BrokerSeat]"
+
+    def sanlock(self) -> Optional[Sanlock]: ...
+
+    def open_volume(self) -> BlockIO: ...
+
+    def page(self) -> Tuple[bool, float]: ...
+
+    def definition(self) -> Effective: ...
+
+    def destination(self, host_id: int) -> Optional[Libvirt]: ...
+
+    def decided(self, cycle: Cycle, decision: Decision) -> None: ...
+
+    def ordered(self, cycle: Cycle, action: Action) -> None: ...
+
+    def trace(self, what: str) -> None: ...
+
+
+class SimTable(ProcessTable):
+    """The VM's processes on one host."""
+
+    def __init__(self, libvirt: Libvirt) -> None:
+        super().__init__()
+        self._libvirt = libvirt
+
+    def find(self, vmid: str, pids: Optional[Iterable[int]] = None) -> List[EngineProcess]:
+        return [copy.process for copy in self._libvirt.processes()]
+
+
+class Silent:
+    """Mail goes nowhere."""
+
+    def start(self) -> None: ...
+
+    def stop(self, deadline: float) -> None: ...
+
+    def notify(self, event: str, detail: str, options: Any) -> str:
+        return "ignored"
+
+
+# --- the broker ------------------------------------------------------------------------------------------------------
+
+
+class BrokerSeat:
+    """One life of the broker."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.scope = Scope(body.scope)
+        self.hung = False
+        self.waiters: List[Callable[[], None]] = []
+        timeline, clock = body.timeline, body.clock
+        self.changes = Changes(body.random.randrange(1 << 30))
+        metrics = Metrics()
+        table = SimTable(body.libvirt)
+        status = status_of(body.sanlock, timeline, body.lease)
+        self.lockspaces = EventLockspaces(
+            body.lease,
+            clock,
+            timeline,
+            self.scope,
+            body.sanlock,
+            "ids",
+            "hosted-engine.lockspace",
+            may_join=JoinRule(table, VMID, status),
+            on_change=self.changed,
+            watchdog_armed=lambda: status().watchdog,
+        )
+        lost = lambda: self.lockspaces.facts().lockspace.value in _LOST  # noqa: E731
+        self.watch = SimWatch(body.libvirt, clock, timeline, self.scope, lost, body.mail)
+        self.probes = SimProbes(
+            self.watch,
+            SimTimes(body.libvirt),
+            body.page,
+            lambda: body.conditions,
+            clock,
+            timeline,
+            self.scope,
+            body.timers,
+            self.changed,
+        )
+        whiteboard = Whiteboard(
+            body.open_volume, body.conf_id, clock, body.timers, self.changed, self._on_read, metrics
+        )
+        self.broker = Broker(
+            host_id=body.conf_id,
+            server_path=Path("/run/simulated"),
+            whiteboard=whiteboard,
+            lockspaces=self.lockspaces,
+            monitors=self.probes,
+            notifier=Silent(),
+            reset_lockspace=lambda: None,
+            clock=clock,
+            changes=self.changes,
+            metrics=metrics,
+            timers=body.timers,
+            policy=Policy(own=0),
+        )
+        self.whiteboard = whiteboard
+        self._reading = Beat(timeline, self.scope, self._read)
+        self.lockspaces.want(body.conf_id)
+        self.probes.start()
+        self._reading.wake(0.01)
+
+    def changed(self) -> None:
+        self.changes.bump()
+        for waiter in self.waiters:
+            waiter()
+
+    def _read(self) -> Optional[float]:
+        due = self.broker.read_slots()
+        return self.body.clock.world(due - self.body.clock.monotonic())
+
+    def _on_read(self, seconds: Optional[float], why: str) -> None:
+        if seconds is None:
+            self.probes.storage.failed(why)
+        else:
+            self.probes.storage.record(seconds)
+
+    def call(self, method: str, args: Tuple[Any, ...]) -> Any:
+        return self.broker.handlers.dispatch(ROOT, method, args)
+
+    def killed(self) -> None:
+        self.scope.end()
+
+    def stopped(self) -> None:
+        """On request: ``hosted-engine`` is left, what hangs is left behind."""
+        self.lockspaces.leave(4.0)
+        self.scope.end()
+
+
+class DirectLink(BrokerLink):
+    """The product's client without XML between: its typed parsing is used, its transport is not."""
+
+    def __init__(self, body: Body, deadline: float) -> None:
+        super().__init__("simulated", deadline)
+        self._body = body
+
+    def call(self, method: str, *args: Any, deadline: Optional[float] = None) -> Any:
+        seat = self._body.broker
+        if seat is None:
+            raise BrokerUnavailable("simulated", "refused", "no broker")
+        if seat.hung:
+            self._body.timeline.spend(self.deadline if deadline is None else deadline)
+            raise BrokerUnavailable("simulated", "overdue", "no answer")
+        self._body.timeline.spend(RPC)
+        try:
+            return seat.call(method, args)
+        except Fault as fault:
+            raise BrokerFault(method, int(fault.code), fault.message) from None
+
+
+# --- the agent -------------------------------------------------------------------------------------------------------
+
+
+class EventActions(ActionWorker):
+    """The product's action worker; libvirt's answer is an event."""
+
+    def __init__(self, body: Body, guard: "Callable[[], Guard]", scope: Scope, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._body = body
+        self._guard = guard
+        self._scope = scope
+
+    def launch(self, report: ActionReport) -> None:
+        self._body.timeline.after(0.005, lambda: self._begin(report), self._scope)
+
+    def _begin(self, report: ActionReport) -> None:
+        action, libvirt = report.action, self._body.libvirt
+        answer = self._answer(report)
+        if action.kind is ActionKind.START:
+            self._begin_start(report, answer)
+        elif action.kind is ActionKind.STOP:
+            libvirt.shutdown(action.deadline, answer)
+        elif action.kind is ActionKind.POWER_OFF:
+            libvirt.destroy(action.deadline, answer)
+        else:
+            self._without_lease(action.deadline + 30.0)
+            libvirt.migrate(self._body.destination(action.target_id), action.deadline, answer)
+
+    def _begin_start(self, report: ActionReport, answer: Done) -> None:
+        try:
+            _, objection = self.withheld()
+        except StartRefused as refused:
+            answer(Outcome.FAILED, str(refused))
+            return
+        if objection:
+            answer(Outcome.LOST_RACE, objection)
+            return
+        self._body.trace("libvirt: create")
+        self._without_lease(report.action.deadline)
+        self._body.libvirt.create(report.action.deadline, answer)
+
+    def _answer(self, report: ActionReport) -> Done:
+        def answer(outcome: Outcome, detail: str) -> None:
+            if not self._scope.running:
+                return
+            if report.action.kind is ActionKind.START:
+                self._without_lease(0.0)
+            elif report.action.kind is ActionKind.MIGRATE:
+                self._without_lease(30.0)
+            self._body.trace(f"{report.action.kind.value}: {outcome.value} {detail}".rstrip())
+            self.finish(report, replace(report, outcome=outcome, detail=detail))
+
+        return answer
+
+    def abort_migration(self) -> None:
+        self._body.timeline.after(0.05, self._body.libvirt.abort_migration, self._scope)
+
+
+class EventFencer(Fencer):
+    """The kill path; the end of the process is an event."""
+
+    def __init__(self, body: Body, scope: Scope, on_done: Callable[[], None]) -> None:
+        super().__init__(lambda fence, seconds: False, body.clock, on_done)
+        self._body = body
+        self._scope = scope
+
+    def launch(self, fence: Fence) -> None:
+        body = self._body
+        body.trace(f"fence: {fence.reason}")
+        targets = [copy for copy in body.libvirt.processes() if fence.pid in (0, copy.pid)]
+        until = body.timeline.now + round(max(fence.deadline, 0.5) * 1e9)
+        for copy in targets:
+            body.libvirt.kill(copy, "signal")
+
+        def look() -> None:
+            gone = not any(copy.alive for copy in targets)
+            if gone or body.timeline.now >= until:
+                self.finish(gone)
+            else:
+                body.timeline.after(0.1, look, self._scope)
+
+        body.timeline.after(0.02, look, self._scope)
+
+
+class EventGuard(Guard):
+    """The product's guard; without a copy here it sleeps until one appears."""
+
+    def __init__(self, body: Body, scope: Scope, order: Callable[..., None], on_change: Callable[[], None]) -> None:
+        self._body = body
+        self._scope = scope
+        timeline = body.timeline
+        binding = SanlockBinding(body.sanlock, timeline)
+        seams = GuardSeams(
+            find=lambda: [copy.process for copy in body.libvirt.processes()],
+            age=lambda process: (timeline.now - process.start_ticks * 10_000_000) * 1e-9,
+            sanlock=status_of(body.sanlock, timeline, body.lease),
+            owner=lambda: _owner(body.lease, binding),
+            asleep=lambda: body.clock.slept,
+            order=order,
+            on_change=on_change,
+        )
+        super().__init__(body.lease, seams, body.clock, body.timers)
+        self.beat = Beat(timeline, scope, self._turn)
+
+    def loop(self, name: str, step: Callable[[], None], interval: float) -> Loop:
+        body = self._body
+        return EventLoop(
+            name,
+            step,
+            body.clock,
+            body.timeline,
+            self._scope,
+            lambda: interval,
+            lambda: body.timers.facts_stale,
+            dormant=lambda: not self._copies,
+        )
+
+    def start(self) -> None:
+        self.beat.wake(self._body.random.random() * self._body.timers.guard_poll)
+
+    def process_appeared(self) -> None:
+        """Its look at the processes comes every two seconds; only where there is none, looking is left out."""
+        if self.beat.asleep:
+            self.beat.wake(self._body.random.random() * self._body.timers.guard_poll)
+
+    def _turn(self) -> Optional[float]:
+        self.round()
+        return self._body.clock.world(TICK) if self._copies else None
+
+
+def _owner(lease: LeaseId, binding: SanlockBinding) -> LeaseOwner:
+    return vm_lease.owner(lease, api=binding)
+
+
+class EventCollector(Collector):
+    body: Body
+
+    def ha_conf(self) -> HaConf:
+        return self.body.ha_conf
+
+
+class AgentSeat:
+    """One life of the agent."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.scope = Scope(body.scope)
+        self.stopping = False
+        self._broker_problem = True
+        clock, timers = body.clock, body.timers
+        conf = AgentConf(migration_address=body.migration_address, allow_unfenced=body.allow_unfenced)
+        self._identity = Identity(body.conf_id, body.hostname, body.boot_id, body.lease, conf, __version__)
+        self._published = PublishClock()
+        self._link = DirectLink(body, timers.rpc_deadline)
+        self._beat = Beat(body.timeline, self.scope, self._turn)
+        self.fencer = EventFencer(body, self.scope, self.wake)
+        self.guard = EventGuard(body, self.scope, self.fencer.order, self.wake)
+        self.actions = EventActions(
+            body,
+            lambda: self.guard,
+            self.scope,
+            None,
+            clock,
+            self._definition,
+            self._objection,
+            self.wake,
+            lambda seconds: self.guard.suspend(seconds, "action"),
+        )
+        self.cycle = Cycle(
+            collector=self._collector(),
+            actions=_Audited(self),
+            fencer=self.fencer,
+            publisher=Publisher(self._link, body.conf_id, clock, self._published, timers),
+            save=self._save,
+            timers=timers,
+            carried=Carried(),
+        )
+        saved = body.budgets
+        if saved is not None and saved[0] == body.boot_id:
+            self.cycle.carried = replace(self.cycle.carried, budgets=saved[1])
+        self.guard.start()
+        self._beat.wake(0.2)
+        self._listen()
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._beat.wake(MIN_GAP + self.body.jitter * self.body.random.random())
+
+    def _listen(self) -> None:
+        broker = self.body.broker
+        if broker is not None and self.wake not in broker.waiters:
+            broker.waiters.append(self.wake)
+
+    def _turn(self) -> Optional[float]:
+        body = self.body
+        self._listen()
+        try:
+            if self._broker_problem:
+                self._register()
+            decision = self.cycle.run_one_cycle()
+        except BrokerError as problem:
+            if not self._broker_problem:
+                body.trace(f"agent: {problem}")
+            self._broker_problem = True
+            return BROKER_RETRY
+        self._broker_problem = False
+        before = self.cycle.before
+        facts = None if before is None else before.monitors.engine.value
+        if facts is not None and facts.outgoing:
+            self.guard.suspend(body.timers.own_migration_pause, "migration")
+        body.decided(self.cycle, decision)
+        wait = max(0.0, decision.wake_at - body.clock.monotonic())
+        return body.clock.world(wait) + MIN_GAP + body.jitter * body.random.random()
+
+    def _register(self) -> None:
+        seat = self.body.broker
+        if seat is None or seat.hung:
+            raise BrokerUnavailable("simulated", "refused", "no broker")
+        seat.lockspaces.want(self.body.conf_id)
+
+    def say_goodbye(self) -> bool:
+        """The final record. The VM runs on."""
+        self.stopping = True
+        try:
+            self.body.decided(self.cycle, self.cycle.run_one_cycle(stopping=True))
+        except BrokerError:
+            return False
+        finally:
+            self.scope.end()
+        return True
+
+    def killed(self) -> None:
+        self.scope.end()
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _collector(self) -> EventCollector:
+        workers = Workers(
+            definition=self.body.definition,
+            report=lambda: self.actions.report(),
+            fencing=lambda: self.fencer.state,
+            cpu_model=lambda: "simulated",
+            guard=lambda: self.guard.report,
+        )
+        made = EventCollector(
+            self._link.snapshot, self._identity, Path("/ha.conf"), workers, self.body.clock, self._published
+        )
+        made.body = self.body
+        return made
+
+    def _definition(self) -> Definition:
+        effective = self.body.definition()
+        if effective.problem:
+            raise StartRefused(effective.problem, effective.detail)
+        return Definition(effective.xml, self.body.lease)
+
+    def _objection(self) -> str:
+        if self.stopping:
+            return "agent-stopped"
+        try:
+            return self.cycle.objection_to_start(self._collector().collect)
+        except BrokerError as e:
+            return f"broker: {e}"
+
+    def _save(self, carried: Carried) -> None:
+        self.body.budgets = (self.body.boot_id, carried.budgets)
+
+
+class _Audited:
+    """The action worker as the cycle sees it; each order is shown to the invariants first."""
+
+    def __init__(self, seat: AgentSeat) -> None:
+        self._seat = seat
+
+    def order(self, action: Action) -> bool:
+        self._seat.body.ordered(self._seat.cycle, action)
+        return self._seat.actions.order(action)
+
+    def taken(self, report: Optional[ActionReport]) -> None:
+        self._seat.actions.taken(report)
+
+    def abort_migration(self) -> None:
+        self._seat.actions.abort_migration()
+
+
+def quiet() -> Callable[[], None]:
+    """No log of the product while a world runs; returns what undoes it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    return lambda: logging.disable(before)
+
+
+__all__ = ["VMID", "AgentSeat", "Body", "BrokerSeat", "DirectLink", "quiet"]

@@ -1,0 +1,18 @@
+"""Every named scenario, run."""
+
+from pathlib import Path
+
+import pytest
+
+from ovirt_he_ha.sim.run import run
+from ovirt_he_ha.sim.scenario import FILE, load
+
+FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
+NAMES = sorted(path.parent.name for path in FOLDER.glob(f"*/{FILE}"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scenario(name: str) -> None:
+    result = run(load(FOLDER / name))
+    assert result.world.crash is None, result.world.crash
+    assert result.complaints == []
