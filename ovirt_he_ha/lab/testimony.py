@@ -16,19 +16,21 @@ PERIOD = 0.05
 @dataclass
 class World:
     """What is true by the latest records. ``running``: copies of the VM whose process exists -> when it last provably
-    ran (None: not yet). ``healthy``: the page answers; ``healthy_at``: since when that is so or not so."""
+    ran (None: not yet). ``healthy``: the page answers; ``healthy_at``: since when that is so or not so. ``fired``:
+    hosts that their watchdog powered off -> when, the latest."""
 
     running: Dict[Copy, Optional[float]] = field(default_factory=dict)
     owner: Optional[int] = None
     healthy: Optional[bool] = None
     healthy_at: float = 0.0
     at: float = 0.0
+    fired: Dict[int, float] = field(default_factory=dict)
 
     def learn(self, record: Record) -> None:
         kind = record["kind"]
         self.at = record["at"]
         if kind in ("seen", "ran", "gone"):
-            copy = Copy(record["host"], record["pid"], record["started"])
+            copy = _copy(record)
             if kind == "gone":
                 self.running.pop(copy, None)
             else:
@@ -39,6 +41,8 @@ class World:
             self.owner, self.healthy = record["owner"], record["healthy"]
         elif kind == "health":
             self.healthy, self.healthy_at = record["ok"], record["at"]
+        elif kind == "watchdog":
+            self.fired[record["host"]] = record["fired"]
 
     def hosts_running(self) -> List[int]:
         return sorted(copy.host for copy in self.running)
@@ -89,28 +93,32 @@ class Witness:
     def appeared(self, copy: Copy) -> Optional[float]:
         """When this copy's process was first seen."""
         for record in self.records:
-            if record["kind"] == "seen" and Copy(record["host"], record["pid"], record["started"]) == copy:
+            if record["kind"] == "seen" and _copy(record) == copy:
                 return float(record["at"])
         return None
+
+    def known_before(self, moment: float) -> "Tuple[Copy, ...]":
+        """Every copy of which something was told before the moment."""
+        return tuple({_copy(r) for r in self.records if r["kind"] in ("seen", "ran") and r["at"] < moment})
 
     def latest(self) -> Optional[Copy]:
         """The copy that appeared last."""
         for record in reversed(self.records):
             if record["kind"] == "seen":
-                return Copy(record["host"], record["pid"], record["started"])
+                return _copy(record)
         return None
 
     def first_ran(self, copy: Copy) -> Optional[float]:
         """The first moment at which this copy provably ran, as far as it was read."""
         for record in self.records:
-            if record["kind"] == "ran" and Copy(record["host"], record["pid"], record["started"]) == copy:
+            if record["kind"] == "ran" and _copy(record) == copy:
                 return float(record["first"][1])
         return None
 
     def gone(self, copy: Copy) -> Optional[float]:
         """When this copy's process was first seen to be no more."""
         for record in self.records:
-            if record["kind"] == "gone" and Copy(record["host"], record["pid"], record["started"]) == copy:
+            if record["kind"] == "gone" and _copy(record) == copy:
                 return float(record["at"])
         return None
 
@@ -118,7 +126,7 @@ class Witness:
         """The latest moment at which this copy provably ran, as far as the observer has told."""
         found = None
         for record in self.records:
-            if record["kind"] == "ran" and Copy(record["host"], record["pid"], record["started"]) == copy:
+            if record["kind"] == "ran" and _copy(record) == copy:
                 found = float(record["last"][1])
         return found
 
@@ -126,7 +134,11 @@ class Witness:
         """The first copy, other than those, that ran after the moment, and when that was proven."""
         for record in self.records:
             if record["kind"] == "ran" and record["first"][0] >= after:
-                copy = Copy(record["host"], record["pid"], record["started"])
+                copy = _copy(record)
                 if copy not in but:
                     return copy, record["first"][1]
         return None
+
+
+def _copy(record: Record) -> Copy:
+    return Copy(record["host"], record["pid"], record["started"])

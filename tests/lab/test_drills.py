@@ -63,6 +63,19 @@ def test_the_vm_comes_back(ground: Tuple[Lab, Write]) -> None:
     assert course.detected_at == 101.6
 
 
+def test_a_copy_that_ended_while_nobody_looked_is_no_new_one(ground: Tuple[Lab, Write]) -> None:
+    """A drill may do other things between the fault and the wait for the return."""
+    lab, write = ground
+    write("ran", 99.0, **OLD, first=[97.0, 97.1], last=[98.9, 99.0])
+    stage = Stage(lab)
+    write("ran", 100.3, **OLD, first=[100.0, 100.1], last=[100.2, 100.3])
+    write("gone", 100.4, **OLD)
+    stage.witness.read()
+    assert stage.world.running == {}
+    write("health", 100.5, ok=True, since=99.0)
+    assert not follow_return(stage, 99.5, 0.2, None).recovered
+
+
 def test_a_page_of_the_old_copy_is_no_recovery(ground: Tuple[Lab, Write]) -> None:
     """The last answer of the dying copy may come after the fault."""
     lab, write = ground

@@ -58,7 +58,7 @@ class Drill:
 
 def follow_return(stage: Stage, fault_at: float, limit: float, bound: Optional[float]) -> Course:
     """The VM is gone: until a new copy's health page answers. ``limit`` in wall seconds."""
-    before = tuple(stage.world.running)
+    before = stage.witness.known_before(fault_at)
 
     def healthy_at() -> Optional[float]:
         run = stage.witness.first_run(fault_at, before)
