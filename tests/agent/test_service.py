@@ -13,7 +13,7 @@ from typing import Dict, Iterator, List, Optional
 import pytest
 
 from ovirt_he_ha.agent.cycle import Cycle
-from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, compose, main
+from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, EXIT_OK, compose, main
 from ovirt_he_ha.config.paths import HostPaths
 
 _UUIDS = (
@@ -169,6 +169,18 @@ def test_s4_a_frozen_broker_does_not_hold_up_the_stop(monkeypatch: pytest.Monkey
         assert time.monotonic() - begun < 5
         assert status == [EXIT_INIT]
         broker.close()
+
+
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+@pytest.mark.parametrize(("written", "status"), [(True, EXIT_OK), (False, EXIT_INIT)])
+def test_s8_a_final_record_that_is_not_on_the_volume_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, status: int
+) -> None:
+    agent = compose(write_conf(tmp_path, {}))
+    monkeypatch.setattr(agent._cycle, "run_one_cycle", lambda stopping: None)
+    monkeypatch.setattr(agent._publisher, "settle", lambda seconds: written)
+    assert agent._say_goodbye() == status
 
 
 @pytest.mark.system_python

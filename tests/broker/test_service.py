@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -73,8 +74,10 @@ def test_s4_a_lockspace_that_sanlock_does_not_write_in_time_is_overdue(tmp_path,
 
     monkeypatch.setattr(service, "write_lockspace", write)
     writer = service.LockspaceWriter(conf, "/lockspace", Files, 0.1)
+    began = time.monotonic()
     with pytest.raises(StorageOverdue):
         writer()
+    assert time.monotonic() - began < 5
     goes_on.set()
     writer()
     assert asked == [("hosted-engine", "/lockspace", 4096)] * 2
