@@ -10,20 +10,19 @@ merely asked to write.
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Callable, Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Tuple
+from typing import Callable, Collection, Dict, FrozenSet, Iterable, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.own_slot import OwnSlot
 from ovirt_he_ha.broker.protocol import PublishFacts, StorageFacts
-from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE, Empty, Health, Record, Slot, Vm
+from ovirt_he_ha.broker.slot_reads import meaning_of, runs
+from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE
 from ovirt_he_ha.core.seams import BlockIO, Clock
-from ovirt_he_ha.core.slot import decode, decode_global
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 
 SLOT_COUNT = MAX_HOST_ID + 1
-CHUNK = 256  # slots in one read: 1 MiB, so that a full scan never keeps a write waiting for longer than one of these
-GAP = 15  # unread slots between two wanted ones that are cheaper to read along than to ask for separately
+WAIT_FOR_WRITE = 0.5  # product seconds: the agent's cycle of 10 s takes 0.1 s longer, and a late one some more
 TURN_FLOOR = 1.0  # wall seconds to wait for another transfer at the least
 # After these the place may hold something else when it answers again: the domain is looked at as at the first time.
 DOUBTFUL = frozenset({"missing", "stale", "not-a-volume", "too-small", "no-access", "metadata"})
@@ -91,6 +90,8 @@ class Whiteboard:
         self._scan_due = 0.0
         self._scanned = False
         self._tried_at: Optional[float] = None
+        self._alert = False
+        self._reading = threading.Lock()  # one look at all slots at a time: a second one's answer may be older
 
     # --- what readers see -----------------------------------------------------------------------------------------
 
@@ -126,18 +127,30 @@ class Whiteboard:
         if listed is not None and frozenset(listed) != self._listed:
             self._listed = frozenset(listed)
             self._scan_due = now
-        if self._tried_at is None or now >= self._tried_at + self._interval(now, alert):
-            self._tried_at = now
-            try:
-                self._read(now)
-            except StorageError as error:
-                self._failed(error, now)
+        self._alert = alert
+        if self._tried_at is None or now >= self._tried_at + self._interval(now):
+            with self._reading:
+                try:
+                    self._look(now)
+                except StorageError as error:
+                    self._failed(error, now)
         # Somebody may write meanwhile that the engine is down: look again soon whether a read is due.
-        return min(self._tried_at + self._interval(now, alert), now + self._timers.slot_read_alert)
+        return min((self._tried_at or now) + self._interval(now), now + self._timers.slot_read_alert)
 
-    def _interval(self, now: float, alert: bool) -> float:
-        calm = not alert and self._state.state == "ok" and self.engine_is_well(now)
-        return self._timers.slot_read_well if calm else self._timers.slot_read_alert
+    def _interval(self, now: float) -> float:
+        if not self._is_calm(now):
+            return self._timers.slot_read_alert
+        # Our own write, as often as this and never quite at the same moment, reads for both.
+        wrote = self._own.written_at
+        expected = wrote is not None and now - wrote < 2 * self._timers.publish_keepalive
+        return self._timers.slot_read_well + (WAIT_FOR_WRITE if expected else 0.0)
+
+    def _is_calm(self, now: float) -> bool:
+        return not self._alert and self._state.state == "ok" and self.engine_is_well(now)
+
+    def _look(self, now: float) -> None:
+        self._tried_at = now
+        self._read(now)
 
     def _read(self, now: float) -> None:
         full = not self._scanned or now >= self._scan_due
@@ -242,7 +255,7 @@ class Whiteboard:
             raise ValueError(f"slot of {len(data)} bytes")
         block = data.ljust(SLOT_SIZE, b"\0")
         try:
-            changed = self._write(host_id, block)
+            changed = self._write(host_id, block, host_id == self.host_id and self._looked_first())
         except StorageError as error:
             self._write_failed(host_id, block, error)
             raise
@@ -251,15 +264,36 @@ class Whiteboard:
         if changed:
             self._on_change()
 
-    def _write(self, host_id: int, block: bytes) -> bool:
-        """Whether there is something that others should look at."""
+    def _looked_first(self) -> bool:
+        """Our own slot is read before it is written, to see what somebody else may have put there. When the regular
+        read is due anyway it is done at this moment: one read instead of two. True if it was."""
+        now = self._clock.monotonic()
+        tried_at = self._tried_at
+        if tried_at is None or now - tried_at < self._timers.slot_read_well / 2 or not self._is_calm(now):
+            return False
+        if not self._scanned or now >= self._scan_due or not self._reading.acquire(blocking=False):
+            return False
+        try:
+            self._look(now)
+            return True
+        except StorageOverdue as error:
+            self._failed(error, now)
+            raise  # a write would hang there as well
+        except StorageError as error:
+            self._failed(error, now)
+            return False
+        finally:
+            self._reading.release()
+
+    def _write(self, host_id: int, block: bytes, looked: bool) -> bool:
+        """Whether there is something that others should look at. ``looked``: the slot was read just now."""
         until = self._clock.monotonic() + self._timers.io_deadline
         offset = host_id * SLOT_SIZE
         changed = False
         self._enter(until)
         try:
             io = self._volume()
-            if host_id == self.host_id and self._own.written is not None:
+            if host_id == self.host_id and self._own.written is not None and not looked:
                 before = io.read(offset, SLOT_SIZE, self._left(until))
                 with self._facts_lock:
                     changed = self._is_foreign(before, self._clock.monotonic())
@@ -358,35 +392,3 @@ class Whiteboard:
                     self._io = None
             finally:
                 self._io_lock.release()
-
-
-def runs(ids: Collection[int]) -> List[Tuple[int, int]]:
-    """Reads that cover ``ids``: (first slot, number of slots), none longer than CHUNK, near ones joined."""
-    found: List[Tuple[int, int]] = []
-    for slot_id in sorted(ids):
-        if found:
-            first, count = found[-1]
-            if slot_id - (first + count) <= GAP and slot_id - first < CHUNK:
-                found[-1] = (first, slot_id - first + 1)
-                continue
-        found.append((slot_id, 1))
-    return found
-
-
-def meaning_of(slot_id: int, data: bytes) -> Tuple[object, bool]:
-    """What of a slot is worth waking somebody for: everything but its time and the size of a score. And whether it
-    says that all is well."""
-    if slot_id == GLOBAL_SLOT:
-        flag = decode_global(data).value
-        return flag, flag is True
-    slot: Slot = decode(slot_id, data)
-    if not isinstance(slot, Record):
-        return (type(slot).__name__ if isinstance(slot, Empty) else slot), False
-    meaning = (slot.engine, slot.maintenance, slot.stopped, slot.score > 0, slot.get("state"), slot.get("mig"))
-    return meaning, _runs_well(slot)
-
-
-def _runs_well(slot: Record) -> bool:
-    if slot.engine is None or slot.stopped:
-        return False
-    return slot.engine.vm is Vm.UP and slot.engine.health is Health.GOOD

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovirt_he_ha.broker.whiteboard import CHUNK, Whiteboard, runs
+from ovirt_he_ha.broker.slot_reads import CHUNK, runs
+from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.core.model import EngineStatus, Health, Record, Vm
 from ovirt_he_ha.core.slot import encode
 from ovirt_he_ha.core.timers import Timers
@@ -352,21 +353,107 @@ def test_a_good_write_clears_the_problem(made):
     assert made.board.publish(made.clock.now).problem == ""
 
 
-@pytest.mark.parametrize("seen_by", ["read", "write"])
+@pytest.mark.parametrize("seen_by", ["read", "write", "write that reads all"])
 def test_a_foreign_write_into_our_slot_is_said(made, seen_by):
+    made.volume.put(2, record(2, Vm.UP, Health.GOOD))
     made.tick()
     made.board.write(1, record(1))
     made.volume.put(1, b"somebody else")
     assert not made.board.publish(made.clock.now).overwritten
     if seen_by == "read":
-        made.tick(2.0)
+        made.tick(11.0)
     else:
+        made.clock.now += 10.1 if seen_by == "write that reads all" else 0.0
         made.board.write(1, record(1, timestamp=101))
     assert made.board.publish(made.clock.now).overwritten
     made.board.write(1, record(1, timestamp=102))
     made.clock.now += 61
     made.tick()
     assert not made.board.publish(made.clock.now).overwritten
+
+
+def cycles(made, count):
+    """The agent publishes every 10.1 s and the broker looks every 2; the bytes moved in one cycle."""
+    made.volume.transfers.clear()
+    for number in range(count):
+        made.clock.now += 10.1
+        made.tick()  # whoever comes first: the write is never quite in time
+        made.board.write(1, record(1, timestamp=1000 + number))
+        made.volume.put(2, record(2, Vm.UP, Health.GOOD, timestamp=1000 + number))
+        for _ in range(4):
+            made.tick(2.0)
+        made.clock.now -= 8.0
+    return sum(length for _, _, length in made.volume.transfers) / count
+
+
+def test_a_calm_cycle_moves_each_slot_once_and_our_own_twice_more(made):
+    for host_id in (2, 3):
+        made.volume.put(host_id, record(host_id, Vm.UP, Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    assert cycles(made, 1) <= 7 * 4096
+    assert cycles(made, 6) == (4 + 1 + 1) * 4096  # all slots, the write, and its reading back
+
+
+def test_a_write_that_reads_all_brings_news_of_others(made):
+    made.volume.put(2, record(2, Vm.UP, Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    made.changes = 0
+    made.volume.put(2, record(2, Vm.UP, Health.BAD, timestamp=101))
+    made.clock.now += 10.1
+    made.board.write(1, record(1, timestamp=101))
+    assert made.board.slots()[2] == record(2, Vm.UP, Health.BAD, timestamp=101)
+    assert made.board.slots_age(made.clock.now) == 0.0
+    assert made.changes
+
+
+@pytest.mark.parametrize("why", ["soon after a read", "engine not well", "scan due"])
+def test_a_write_reads_its_own_slot_alone_when_the_others_are_not_due(made, why):
+    made.volume.put(2, record(2, Vm.UP, Health.BAD if why == "engine not well" else Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    made.clock.now += {"soon after a read": 4.0, "engine not well": 10.1, "scan due": TIMERS.full_scan}[why]
+    if why == "scan due":
+        made.board.write(1, record(1, timestamp=101))
+    made.read_slots()
+    made.board.write(1, record(1, timestamp=102))
+    assert made.read_slots() == {1}
+
+
+def test_a_slot_that_cannot_be_read_keeps_no_other_from_being_written(made):
+    made.volume.put(2, record(2, Vm.UP, Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    made.clock.now += 10.1
+    broken = StorageError("io", "/volume", 5)
+
+    def fail(offset):
+        if offset == 0:
+            raise broken
+
+    made.volume.before_read = fail
+    made.board.write(1, record(1, timestamp=101))
+    assert made.volume.slot(1) == record(1, timestamp=101)
+    assert made.board.storage(made.clock.now).state == "io"
+
+
+def test_a_volume_that_hangs_is_waited_for_once_in_a_write(made):
+    made.volume.put(2, record(2, Vm.UP, Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    made.clock.now += 10.1
+    made.read_slots()
+    reads = []
+
+    def hang(offset):
+        reads.append(offset)
+        raise StorageOverdue("overdue", "/volume", detail="5 s")
+
+    made.volume.before_read = hang
+    with pytest.raises(StorageOverdue):
+        made.board.write(1, record(1, timestamp=101))
+    assert len(reads) == 1
 
 
 def test_what_lay_in_our_slot_before_our_first_write_is_no_foreign_write(made):
