@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Sequence, TypeVar
 
-from ovirt_he_ha.lab import appliance, control, domain, native_code, process, services, state
+from ovirt_he_ha.lab import appliance, control, domain, native_code, process, services, state, watchdog
 from ovirt_he_ha.lab.layout import ENGINE_FQDN, Lab, LabError, LabHost, UnfitDirectory
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,10 @@ def check_directory(directory: str) -> None:
         raise UnfitDirectory(directory, "it holds files that are no lab's")
 
 
-def up(lab: Lab, say: Say) -> None:
-    """Make the lab and start its hosts. Raises LabError; then ``down`` clears what is left."""
+def up(lab: Lab, say: Say, unfenced: Sequence[int] = ()) -> None:
+    """Make the lab and start its hosts, those with the ids ``unfenced`` without a watchdog. Raises LabError; then
+    ``down`` clears what is left."""
+    without = [lab.host(host_id) for host_id in unfenced]
     check_machine()
     check_environment(lab.venv)
     check_directory(lab.directory)
@@ -108,6 +110,8 @@ def up(lab: Lab, say: Say) -> None:
         with state.exclusive(lab.directory):
             clear(lab.directory)
             prepare(lab, say)
+            for host in without:
+                watchdog.set_present(host, False)
             start_keeper(lab, claim)
             start_hosts(lab, say)
     finally:
@@ -217,10 +221,11 @@ def wait_for(condition: Callable[[], T], limit: float, what: str, log_file: Path
 
 
 def wait_services(lab: Lab, host_ids: Sequence[int]) -> None:
-    """Until sanlock and libvirtd of these hosts have their sockets."""
+    """Until wdmd, sanlock and libvirtd of these hosts have their sockets."""
     for host_id in host_ids:
         host = lab.host(host_id)
-        for path in (services.SANLOCK_SOCKET, services.LIBVIRT_SOCKET):
+        watched = [services.WDMD_SOCKET] if watchdog.is_present(host) else []
+        for path in (*watched, services.SANLOCK_SOCKET, services.LIBVIRT_SOCKET):
             inside = host.run / path.relative_to("/run")
             what = f"{inside.name} of {host.name}"
             wait_for(partial(connects, inside), 20, what, host.directory / "init.log")

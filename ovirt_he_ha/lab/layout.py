@@ -14,7 +14,8 @@ from typing import Any, Dict, List, Optional
 
 ENV_DIRECTORY = "HE_LAB_DIR"
 DEFAULT_DIRECTORY = "/var/lib/he-lab"
-# A Unix socket's path may have 107 bytes; the longest of ours below the directory has 60.
+# A Unix socket's path may have 107 bytes; the longest of ours below the directory has 60. wdmd cuts its device's path
+# after 63; ours has 13.
 MAX_DIRECTORY = 45
 MAX_HOSTS = 20
 DEFAULT_HOSTS = 3

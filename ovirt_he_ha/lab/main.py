@@ -42,7 +42,7 @@ def up(arguments: argparse.Namespace) -> int:
         venv=cluster.virtual_environment(),
         daemons=not arguments.no_daemons,
     )
-    cluster.up(lab, say)
+    cluster.up(lab, say, arguments.no_watchdog_host)
     if lab.daemons:
         took = Stage(lab).await_whole(say)
         say(f"the engine is healthy and every host protects it, {took:.1f} s after the hosts' start")
@@ -214,6 +214,8 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--time-scale", type=_scale, default=DEFAULT_SCALE)
     make.add_argument("--subnet", default="")
     make.add_argument("--no-daemons", action="store_true")
+    unfenced = "this host has none, and its sanlock runs without; may be given several times"
+    make.add_argument("--no-watchdog-host", type=int, action="append", default=[], metavar="N", help=unfenced)
     end = verb("down", "remove the lab, in whatever state it is")
     end.add_argument("--cache", action="store_true", help="and the appliance that is kept for the next lab")
     look = verb("status", "show the hosts and the engine")
@@ -230,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
     held.add_argument("--leave", action="store_true", help="do not restore the cluster afterwards")
     text = verb("logs", "the last lines of the daemons' logs")
     text.add_argument("--host", type=int)
-    text.add_argument("--service", default="", choices=["", "broker", "agent", "libvirtd", "sanlock", "init"])
+    text.add_argument("--service", default="", choices=["", "broker", "agent", "libvirtd", "sanlock", "wdmd", "init"])
     text.add_argument("--lines", type=int, default=20)
     run = verb("exec", "run a command inside a host")
     run.add_argument("--host", type=int, required=True)

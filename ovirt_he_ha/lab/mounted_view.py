@@ -97,8 +97,8 @@ class MountedView:
     def switch(self, mode: str, milliseconds: int) -> None:
         """In force when this returns. Raises ViewLost."""
         line = f"slow {milliseconds}\n" if mode == view.SLOW else f"{mode}\n"
-        self._control.settimeout(SWITCH_LIMIT)
         try:
+            self._control.settimeout(SWITCH_LIMIT)
             self._control.sendall(line.encode())
         except OSError as e:
             raise ViewLost(self._name, e) from e
@@ -106,8 +106,9 @@ class MountedView:
         self.mode, self.milliseconds = mode, milliseconds
 
     def lost(self) -> None:
-        """The server has ended without our doing."""
-        self.mode = "lost"
+        """The server has ended: without our doing, if the power is still on."""
+        if not self._cut:
+            self.mode = "lost"
 
     def facts(self) -> Dict[str, Any]:
         return {"mode": self.mode, "milliseconds": self.milliseconds}

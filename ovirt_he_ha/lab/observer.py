@@ -10,6 +10,8 @@ answers. Times are wall seconds of CLOCK_MONOTONIC, which all processes of the m
 * ``lease`` owner, generation (null: unreadable; owner 0: nobody), since: when the record before it was last read;
 * ``health`` ok, since: the page began or ceased to answer; ``since``: when the last answer of the other kind came;
 * ``gap`` from, to: two good answers more than ``GAP`` apart;
+* ``power`` host, on; ``storage`` host, mode, milliseconds, since; ``watchdog`` host, fired, keepalive (the last one):
+  what became of a host, written by the keeper;
 * ``alive`` owner, healthy: the observer runs, and the present state (every 5 s).
 """
 

@@ -13,7 +13,9 @@ VENV = INSIDE / "venv"
 COMMANDS = INSIDE / "bin"
 SANLOCK_RUN = "/run/sanlock"
 SANLOCK_SOCKET = Path(SANLOCK_RUN) / "sanlock.sock"
+WDMD = "/usr/sbin/wdmd"
 WDMD_RUN = "/run/wdmd"
+WDMD_SOCKET = Path(WDMD_RUN) / "wdmd.sock"
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
 RESTART_DELAY = 2.0  # wall seconds, as the units do
 
@@ -88,7 +90,7 @@ def wdmd(host: LabHost, clock: Mapping[str, str]) -> Service:
     device, library = str(host.watchdog), str(host.lab.watchdog_library)
     preloads = [library, clock["LD_PRELOAD"]] if clock else [library]
     env = {**clock, "LD_PRELOAD": ":".join(preloads), "HE_WATCHDOG_DEVICE": device}
-    return Service("wdmd", ("/usr/sbin/wdmd", "-D", "-H", "0", "-G", "kvm", "-w", device), env)
+    return Service("wdmd", (WDMD, "-D", "-H", "0", "-G", "kvm", "-w", device), env)
 
 
 LIBVIRTD_CONF = """\

@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from ovirt_he_ha.lab import cluster, control, faults, process
 from ovirt_he_ha.lab.layout import Lab, LabHost
@@ -11,12 +11,14 @@ from ovirt_he_ha.lab.testimony import Witness
 
 def gather(lab: Lab) -> Dict[str, Any]:
     """Raises LabError when the lab does not answer."""
-    on = set(control.call(lab.control, "status", deadline=10)["on"])
+    kept = control.call(lab.control, "status", deadline=10)
+    on = set(kept["on"])
     world = Witness(lab.observations).world
     hosts = [_host(lab.host(host_id), host_id in on) for host_id in lab.host_ids]
     told = product_view(lab, sorted(on))
     for host in hosts:
         host["product"] = told.get(host["id"])
+        host.update(kept["hosts"].get(str(host["id"]), {}))
     return {
         "directory": lab.directory,
         "time_scale": lab.scale,
@@ -60,6 +62,8 @@ def _host(host: LabHost, powered: bool) -> Dict[str, Any]:
         "power": "on" if powered else "off",
         "services": {},
         "engine": False,
+        "storage": None,
+        "watchdog": None,
     }
     if powered:
         try:
@@ -96,12 +100,21 @@ def _fault_words(found: Dict[str, Any]) -> List[str]:
     return words
 
 
+def _watchdog_words(watchdog: Optional[Dict[str, Any]]) -> List[str]:
+    if watchdog is None:
+        return []
+    if not watchdog["armed"]:
+        return ["watchdog NOT ARMED" if watchdog["present"] else "NO WATCHDOG"]
+    return [f"watchdog fires in {watchdog['fires_in']:.1f} s"] if watchdog["overdue"] else []
+
+
 def _host_line(host: Dict[str, Any]) -> str:
     words: List[str] = [f"h{host['id']}", host["address"], f"power {host['power']}"]
     for name, service in host["services"].items():
         restarts = service["starts"] - 1
         state = "up" if service["running"] else "DOWN"
         words.append(f"{name} {state}" + (f" ({restarts} restarts)" if restarts else ""))
+    words += _watchdog_words(host["watchdog"])
     told = host["product"]
     if told:
         words.append(f"{'live' if told['live'] else 'NOT LIVE'}, score {told['score']}, {told['state']}")

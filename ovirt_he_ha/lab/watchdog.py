@@ -17,7 +17,9 @@ from ovirt_he_ha.lab.layout import LabHost
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 60  # seconds of wdmd's clock; wdmd sets it itself
+# Seconds of wdmd's clock.
+TIMEOUT = 60  # wdmd sets it itself
+OVERDUE = 25
 # How soon an armed device is noticed; well within the shortest timeout (3 s at 20 times the speed).
 LOOK = 0.1
 _CONTENT = struct.Struct("<QQ")
@@ -85,12 +87,18 @@ class Watcher(threading.Thread):
             self._devices.pop(host_id, None)
 
     def facts(self, host_id: int) -> Dict[str, Any]:
-        """``present``; ``armed``; ``keepalive_ago`` in wall seconds, None while disarmed."""
+        """``present``; ``armed``; and while it is armed, in wall seconds, ``keepalive_ago`` and ``fires_in`` without
+        another one; ``overdue``: wdmd, which gives a sign of life every 10 s of its clock, gives none."""
         with self._changed:
             device = self._devices.get(host_id)
-        alive = device.read().alive if device is not None else None
-        ago = None if alive is None else round(time.monotonic() - alive, 2)
-        return {"present": device is not None, "armed": alive is not None, "keepalive_ago": ago}
+        found = device.read() if device is not None else Device(None, TIMEOUT)
+        facts: Dict[str, Any] = {"present": device is not None, "armed": found.alive is not None}
+        if found.alive is None:
+            return facts
+        ago = time.monotonic() - found.alive
+        left = found.timeout / self._scale - ago
+        overdue = ago > OVERDUE / self._scale
+        return {**facts, "keepalive_ago": round(ago, 2), "fires_in": round(left, 2), "overdue": overdue}
 
     def run(self) -> None:
         while True:

@@ -296,20 +296,34 @@ static int view_statfs(const char *path, struct statvfs *st)
     return leave(statvfs(at(path, full), st));
 }
 
+static int view_opendir(const char *path, struct fuse_file_info *fi)
+{
+    GATE(0);
+    DIR *directory = opendir(at(path, full));
+    fi->fh = (uintptr_t)directory;
+    return leave(directory ? 0 : -1);
+}
+
 static int view_readdir(const char *path, void *buffer, fuse_fill_dir_t fill, off_t offset, struct fuse_file_info *fi,
                         enum fuse_readdir_flags flags)
 {
-    (void)offset, (void)fi, (void)flags;
+    (void)path, (void)offset, (void)flags;
     GATE(0);
-    DIR *directory = opendir(at(path, full));
-    if (!directory)
-        return leave(-1);
+    DIR *directory = (DIR *)(uintptr_t)fi->fh;
+    rewinddir(directory);
     for (struct dirent *entry; (entry = readdir(directory));)
         fill(buffer, entry->d_name, NULL, 0, 0);
-    closedir(directory);
     return leave(0);
 }
 
+static int view_releasedir(const char *path, struct fuse_file_info *fi)
+{
+    (void)path;
+    closedir((DIR *)(uintptr_t)fi->fh);
+    return 0;
+}
+
+/* With a handle there may be no path: the file may have been removed. */
 static void *view_init(struct fuse_conn_info *connection, struct fuse_config *config)
 {
     (void)connection;
@@ -342,7 +356,9 @@ static const struct fuse_operations operations = {
     .fallocate = view_fallocate,
     .release = view_release,
     .statfs = view_statfs,
+    .opendir = view_opendir,
     .readdir = view_readdir,
+    .releasedir = view_releasedir,
 };
 
 /* --- serving ------------------------------------------------------------------------------------------------------*/
