@@ -10,6 +10,7 @@ from ovirt_he_ha.core.model import GLOBAL_SLOT, SLOT_SIZE, Outcome
 from ovirt_he_ha.sim import move
 from ovirt_he_ha.sim.faults import Mend, Parameter, Target, kind, latest, left
 from ovirt_he_ha.sim.seats import DirectLink
+from ovirt_he_ha.sim.upstream_machine import UpstreamMachine
 from ovirt_he_ha.sim.volume import FOREVER, Trouble
 
 # --- storage ----------------------------------------------------------------------------------------------------------
@@ -605,6 +606,11 @@ def global_maintenance(target: Target) -> Mend:
 
 
 def _set_global(target: Target, on: bool) -> None:
+    host = target.host
+    if isinstance(host, UpstreamMachine) and host.upstream:
+        if not host.model.set_global_maintenance(on):
+            target.world.timeline.after(5.0, lambda: _set_global(target, on))
+        return
     try:
         DirectLink(target.host, 5.0).put_stats(GLOBAL_SLOT, slot.encode_global(on))
     except BrokerError as error:

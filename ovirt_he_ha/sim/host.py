@@ -42,6 +42,7 @@ class HostSpec:
     watchdog: bool = True
     allow_unfenced: bool = False
     migrates: bool = True
+    upstream: bool = False  # oVirt's own daemons sit on it
     boot: float = 60.0
     conditions: Dict[str, object] = field(default_factory=dict)
 
@@ -164,9 +165,13 @@ class Host:
     def arm_watchdog(self, renewed: int) -> None:
         latest = renewed + self.world.disk.dead_after
         self.timeline.at(latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed))
-        if not self.spec.watchdog or self._fires is not None:
+        if not self.spec.watchdog:
             return
         moment = latest - ns(KEEPALIVE * self.random.random())
+        # Each lockspace has a line of its own to the watchdog: the first that ends counts.
+        if self._fires is not None and self._fires.at <= moment:
+            return
+        self.disarm_watchdog()
         self._fires = self.timeline.at(moment, self._fire)
 
     def _fire(self) -> None:

@@ -19,11 +19,17 @@ RESTART = 10.0  # seconds; the agent's unit restarts always
 class UpstreamHost:
     """From boot to power-off. ``collection``: seconds that reading all values takes in each cycle."""
 
-    def __init__(self, door: Door, weights: Optional[Weights] = None, collection: float = 0.1) -> None:
+    def __init__(
+        self,
+        door: Door,
+        weights: Optional[Weights] = None,
+        collection: float = 0.1,
+        files: Optional[Files] = None,
+    ) -> None:
         self._door = door
         self._weights = weights or Weights()
         self._collection = collection
-        self.files = Files()
+        self.files = files or Files()
         self.vdsm = Vdsm(door)
         self.broker = Broker(door, self.vdsm)
         self.vdsm.on_change = self.broker.vm_changed
@@ -58,17 +64,18 @@ class UpstreamHost:
         self.agent = None
         self.broker.kill()
 
-    def kill_agent(self) -> None:
+    def kill_agent(self, again: bool = True) -> None:
         """kill -9: no last record; systemd starts it again."""
         if self._unit is not None:
             self._unit.stop()
         self.agent = None
-        self._unit = Thread(self._door, self._later()).start()
+        self._unit = Thread(self._door, self._later()).start() if again else None
 
-    def kill_broker(self) -> None:
+    def kill_broker(self, again: bool = True) -> None:
         """kill -9 is a failure: systemd starts it again at once, and the agent dies at its next call."""
         self.broker.kill()
-        self.broker.start()
+        if again:
+            self.broker.start()
 
     def _later(self) -> Iterator[float]:
         yield RESTART
@@ -93,7 +100,7 @@ class UpstreamHost:
         the global flag as well."""
         if on and self.vdsm.has_vm:
             return False
-        self.files.local_maintenance = on
+        self.files.set_local_maintenance(on)
         self.set_global_maintenance(False)
         return True
 

@@ -5,7 +5,7 @@ ends it, and systemd starts it again 10 s later.
 from typing import Dict, Generator, Iterator, Optional
 
 from ovirt_he_ha.sim.upstream_broker import Broker, BrokerGone
-from ovirt_he_ha.sim.upstream_door import Door, SanlockFault
+from ovirt_he_ha.sim.upstream_door import CallHangs, Door, SanlockFault
 from ovirt_he_ha.sim.upstream_score import Weights
 from ovirt_he_ha.sim.upstream_slots import (
     GLOBAL,
@@ -43,7 +43,14 @@ class Files:
     """This host's ha.conf, as the operator's command writes it."""
 
     def __init__(self) -> None:
-        self.local_maintenance = False
+        self._local_maintenance = False
+
+    @property
+    def local_maintenance(self) -> bool:
+        return self._local_maintenance
+
+    def set_local_maintenance(self, on: bool) -> None:
+        self._local_maintenance = on
 
 
 class Agent:
@@ -138,7 +145,7 @@ class Agent:
         before = self.machine.state
         self.machine = enter(self.machine, self.facts, taken, ok, self._weights)
         if before != self.machine.state:
-            self._door.trace(f"upstream agent: {before}-{self.machine.state}")
+            self._door.entered(before, self.machine.state)
 
     # --- collection -------------------------------------------------------------------------------------------------
 
@@ -227,6 +234,8 @@ class Agent:
                     self._door.join(lockspace, _ignore)
             except SanlockFault as fault:
                 raise ServiceDown("sanlock is not running") from fault
+            except CallHangs:
+                waited = 0.0  # vdsm's thread stands, and this one with it
             yield DOMAIN_LOOK
             waited += DOMAIN_LOOK
 
@@ -235,13 +244,13 @@ class Agent:
         try:
             if self._vdsm.vm() is None:
                 self._door.leave(self._door.domain_lockspace())
-        except (VdsmError, SanlockFault):
-            return
+        except (VdsmError, SanlockFault) as fault:
+            self._door.trace(f"upstream agent: domain monitor not stopped: {fault}")
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
     def _act(self, action: str) -> Generator[float, None, bool]:
-        self._door.trace(f"upstream agent: {action}")
+        self._door.orders(action)
         try:
             if action == START:
                 return (yield from self._start())

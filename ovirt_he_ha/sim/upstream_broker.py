@@ -9,11 +9,11 @@ from typing import Dict, Generator, Iterator, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.sim.upstream_door import (
     WHITEBOARD,
+    CallHangs,
     Door,
     Measures,
     SanlockFault,
     StorageFault,
-    StorageHangs,
     Thread,
 )
 from ovirt_he_ha.sim.upstream_slots import BrokerDies, read_area
@@ -101,7 +101,7 @@ class Broker:
                 try:
                     self._raw = read_area(self._door.read_area())
                     break
-                except StorageHangs:
+                except CallHangs:
                     yield HANG_LOOK
             if self._pending is None:
                 yield ROUND
@@ -110,13 +110,13 @@ class Broker:
         self._pending = None
         if self._locked is None:
             raise BrokerDies(f"slot {slot} posted while no host id was ever locked")
-        if slot != 0 and not self._door.held(WHITEBOARD):
-            return  # silently
         while True:
             try:
-                self._door.write_slot(slot, data)
+                # Without the id its own slot is not written, and nobody told.
+                if slot == 0 or self._door.held(WHITEBOARD):
+                    self._door.write_slot(slot, data)
                 return
-            except StorageHangs:
+            except CallHangs:
                 yield HANG_LOOK
 
     # --- calls ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,8 @@ class Broker:
         self._serve()
         for left in reversed(range(LOCK_TRIES)):
             try:
-                if self._door.held(WHITEBOARD):
+                held = yield from self._held()
+                if held:
                     self._locked = host_id
                     return
                 code = yield from self._join()
@@ -181,6 +182,13 @@ class Broker:
             if left:
                 yield LOCK_PAUSE
         self._locked = None
+
+    def _held(self) -> Generator[float, None, Optional[bool]]:
+        while True:
+            try:
+                return self._door.held(WHITEBOARD)
+            except CallHangs:
+                yield HANG_LOOK
 
     def _join(self) -> Generator[float, None, int]:
         answers: List[int] = []

@@ -1,7 +1,7 @@
 """What a model of oVirt's daemons needs of the world around it, and nothing more.
 
 The door is one machine's. Calls return at once; what takes time is said by :meth:`Door.spend` or by a callback. What
-hangs raises :class:`StorageHangs`, and is asked again.
+hangs raises :class:`CallHangs`, and is asked again.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class StorageFault(Exception):
     """A read or a write of the volume failed."""
 
 
-class StorageHangs(Exception):
-    """It does not return. Upstream has no deadline: its thread stands until it does."""
+class CallHangs(Exception):
+    """A call does not return. Upstream has no deadline: its thread stands until it does."""
 
 
 class SanlockFault(Exception):
@@ -51,9 +51,16 @@ class Hypervisor(Protocol):
 
 
 class Door(Protocol):
-    host_id: int
-    hostname: str
-    mem_needed: int
+    @property
+    def host_id(self) -> int: ...
+
+    @property
+    def hostname(self) -> str: ...
+
+    @property
+    def mem_needed(self) -> int:
+        """MiB of the VM."""
+        ...
 
     @property
     def hypervisor(self) -> Hypervisor: ...
@@ -73,15 +80,15 @@ class Door(Protocol):
         ...
 
     def read_area(self) -> Mapping[int, bytes]:
-        """All slots that are not blank, in one read. Raises StorageFault, StorageHangs."""
+        """All slots that are not blank, in one read. Raises StorageFault, CallHangs."""
         ...
 
     def write_slot(self, slot: int, data: bytes) -> None:
-        """Raises StorageFault, StorageHangs."""
+        """Raises StorageFault, CallHangs."""
         ...
 
     def held(self, lockspace: str) -> Optional[bool]:
-        """None: in transition. Raises SanlockFault when nobody answers."""
+        """None: in transition. Raises SanlockFault when nobody listens, CallHangs."""
         ...
 
     def join(self, lockspace: str, done: Callable[[int], None]) -> None:
@@ -101,6 +108,14 @@ class Door(Protocol):
     def measures(self) -> Measures: ...
 
     def trace(self, what: str) -> None: ...
+
+    def entered(self, before: str, state: str) -> None:
+        """The agent changed its state."""
+        ...
+
+    def orders(self, action: str) -> None:
+        """The agent orders something of its VM: ``start``, ``stop``, ``force-stop``."""
+        ...
 
 
 class Thread:

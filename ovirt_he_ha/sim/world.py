@@ -15,6 +15,7 @@ from ovirt_he_ha.sim.hypervisor import Copy
 from ovirt_he_ha.sim.invariants import Invariants
 from ovirt_he_ha.sim.progress import Progress
 from ovirt_he_ha.sim.sanlock import LeaseDisk
+from ovirt_he_ha.sim.upstream_machine import UpstreamMachine
 from ovirt_he_ha.sim.volume import Volume
 
 LOOK = 1.0  # seconds between two looks of the engine's users at its page
@@ -93,7 +94,8 @@ class World:
         given.setdefault("start", random.random() * self.spec.skew)
         given.setdefault("rate", 1.0 + (random.random() - 0.5) * 2e-4)
         given.setdefault("jitter", random.random() * 0.3)
-        return Host(self, number, HostSpec(**given), random)
+        spec = HostSpec(**given)
+        return (UpstreamMachine if spec.upstream else Host)(self, number, spec, random)
 
     def _begin(self) -> None:
         if not self.spec.warm:
@@ -191,6 +193,15 @@ class World:
         self.orders.append((self.timeline.now, host.number, action.kind.value))
         self.note(host.number, f"order: {action.kind.value}{target}")
         self.invariants.ordered(host, cycle, action)
+
+    def upstream_state(self, host: Host, state: str) -> None:
+        self.states[host.number] = state
+        self.state_spans.setdefault(host.number, []).append((self.timeline.now, state))
+        self.note(host.number, f"upstream agent: {state}")
+
+    def upstream_ordered(self, host: Host, order: str) -> None:
+        self.orders.append((self.timeline.now, host.number, order))
+        self.note(host.number, f"upstream agent orders: {order}")
 
     def cpus_changed(self, host: Host, copy: Copy, before: str) -> None:
         self._engine_host = host.number
