@@ -2,9 +2,10 @@
 ``--strict`` 1 when a budget is exceeded."""
 
 import sys
-from typing import Callable, Dict, List
+from contextlib import contextmanager
+from typing import Callable, Dict, Iterator, List
 
-from benchmarks import cycle, peers, rpc
+from benchmarks import cycle, peers, rpc, volume
 from benchmarks.figures import Figure, show
 from benchmarks.host import Host
 
@@ -22,7 +23,33 @@ def _rpc() -> List[Figure]:
         return rpc.figures(host)
 
 
-GROUPS: Dict[str, Callable[[], List[Figure]]] = {"rpc": _rpc, "cycle": cycle.figures}
+def _running(count: int) -> Iterator[Host]:
+    with Host() as host:
+        host.make_storage()
+        host.write(peers.slots(count, 900))
+        host.start_sanlock()
+        host.start_broker()
+        host.await_held()
+        host.start_agent()
+        yield host
+
+
+running = contextmanager(_running)
+
+
+def _volume() -> List[Figure]:
+    """One after the other, on one host; the slots of those that left stay in use until the next full scan."""
+    found: List[Figure] = []
+    with running(1) as host:
+        found += volume.steady(host, 3, 2, 2.5, "3_hosts")
+        found += volume.steady(host, 3, 0, 12.0, "3_hosts_engine_not_well")
+        found += volume.visibility(host)
+    with running(1) as host:
+        found += volume.steady(host, 64, 2, 30.0, "64_hosts")
+    return found
+
+
+GROUPS: Dict[str, Callable[[], List[Figure]]] = {"rpc": _rpc, "cycle": cycle.figures, "volume": _volume}
 
 
 def main(words: List[str]) -> int:

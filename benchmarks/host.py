@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 from benchmarks import peers
+from benchmarks.definition import members
 from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import SLOT_SIZE, LockspaceState
 from ovirt_he_ha.core.slot import encode_global
+from ovirt_he_ha.storage.archive import write_archive
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
 
@@ -85,6 +87,8 @@ class Host:
     def make_storage(self) -> None:
         sizes = VolumeSizes(SCANNED, 2 * MIB, 2 * MIB, MIB, 8 * MIB)
         create_domain(self.conf.storage, self.conf.sd_uuid, DomainVolumes.of(self.conf), sizes, owner=None)
+        archive = self.domain.volume_path(self.conf.conf_image_uuid, self.conf.conf_volume_uuid)
+        write_archive(archive, members(self.conf.vmid, self.lease, f"{self.root}/disk"))
 
     def start_sanlock(self) -> None:
         options = ["-D", "-w", "0", "-h", "0", "-l", "0", "-U", "root", "-G", "root", "-e", "host1"]
