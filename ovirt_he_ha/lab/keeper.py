@@ -152,6 +152,7 @@ class Keeper:
 
     def _boot(self, host: LabHost) -> None:
         host.directory.mkdir(parents=True, exist_ok=True)
+        _await_unplugged(host)
         mounted = MountedView(host)
         try:
             self._start(host, mounted)
@@ -184,6 +185,10 @@ class Keeper:
             host.namespace_file.write_text(process.pid_namespace(first.pid))
             self._hosts[host.host_id] = Powered(outer, first, mounted)
             os.write(writer, b"\n")
+        except BaseException:
+            outer.kill()  # and with it what would disturb the next boot
+            outer.wait()
+            raise
         finally:
             os.close(writer)
 
@@ -211,6 +216,17 @@ class Keeper:
 
 def _parameters(request: Mapping[str, Any]) -> Dict[str, float]:
     return {"milliseconds": request["milliseconds"]} if request["mode"] == view.SLOW else {}
+
+
+def _await_unplugged(host: LabHost) -> None:
+    """The cables of the last boot vanish with its network namespace, which the kernel clears up some 10 ms after the
+    last process. Raises HostFailed."""
+    ports = {network.port_name(host, number) for number in range(len(network.FABRIC_BRIDGES))}
+    end = time.monotonic() + POWER_OFF_WAIT
+    while ports & {name for _, name in socket.if_nameindex()}:
+        if time.monotonic() > end:
+            raise HostFailed(host)
+        time.sleep(0.005)
 
 
 def _first_child(outer: "subprocess.Popen[bytes]", host: LabHost) -> process.ProcessId:
