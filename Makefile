@@ -3,11 +3,12 @@ PYTHON = /usr/bin/python3
 COMPILED = ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help install check fast bench lab lab-down clean
+.PHONY: help install check fast bench lab lab-down soak clean
 
 help:
 	@echo "make lab       three hosts on this machine: the engine is killed and comes back; they stay up"
 	@echo "make lab-down  remove the lab"
+	@echo "make soak      an hour of random faults in a lab of its own (MINUTES=, SEED=)"
 	@echo "make check     everything CI runs"
 	@echo "make fast      the part of it that needs no lab (about a minute)"
 	@echo "make bench     what the daemons cost, one JSON line per figure (docs/cost.md)"
@@ -28,6 +29,9 @@ bench: install
 
 lab: install
 	@scripts/lab-tour
+
+soak: install
+	@scripts/soak
 
 lab-down:
 	@if [ -x .venv/bin/he-lab ]; then $(SUDO) env PYTHONDONTWRITEBYTECODE=1 .venv/bin/he-lab down; fi

@@ -17,7 +17,7 @@ from ovirt_he_ha.lab.layout import Lab, LabError
 
 CONTROL_PORT = 8079
 CONTROL_PATH = "/cgi-bin/ctl"
-TIMEOUT = 3.0  # wall seconds; the emulated guest answers within 0.2
+TIMEOUT = 2.0  # wall seconds; the emulated guest answers within 0.2
 # Where the guest writes a block per second: its boot's name and a counter.
 DIARY_OFFSET = 1024 * 1024
 BLOCK = 512

@@ -10,8 +10,10 @@ from collections import deque
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
-from ovirt_he_ha.lab import appliance, cluster, control, faults, network, state, status, view
+from ovirt_he_ha.lab import appliance, cluster, control, faults, network, soak, state, status, view
 from ovirt_he_ha.lab.drills import DRILLS
+from ovirt_he_ha.lab.drills.report import Report
+from ovirt_he_ha.lab.drills.series import Series
 from ovirt_he_ha.lab.drills.stage import Stage
 from ovirt_he_ha.lab.layout import (
     DEFAULT_HOSTS,
@@ -187,9 +189,35 @@ def drill(arguments: argparse.Namespace) -> int:
         missing = sorted(set(lab.host_ids) - set(stage.powered()))
         if missing:  # waiting would not bring it back
             raise cluster.HostOff(lab.host(missing[0]))
-        report = DRILLS[arguments.name].hold(stage, arguments.leave, say)
-    print(json.dumps(report.as_json()) if arguments.json else report.as_text())
-    return 0 if report.passed else 1
+        if arguments.name != "all" and arguments.times == 1:
+            report = DRILLS[arguments.name].hold(stage, arguments.leave, say)
+            print(json.dumps(report.as_json()) if arguments.json else report.as_text())
+            return 0 if report.passed else 1
+        return _series(lab, arguments)
+
+
+def _series(lab: Lab, arguments: argparse.Namespace) -> int:
+    series = Series(lab, DRILLS, say)
+    names = list(DRILLS) if arguments.name == "all" else [arguments.name]
+
+    def told(report: Report) -> None:
+        print(json.dumps(report.as_json()) if arguments.json else soak.line(report), flush=True)
+
+    passed = series.run(names, arguments.times, told)
+    for name, tally in series.tallies.items():
+        say(f"{name}: {tally.text()}")
+        for problem in tally.problems:
+            say(f"  {problem}")
+    return 0 if passed else 1
+
+
+def endure(arguments: argparse.Namespace) -> int:
+    lab = state.running_lab(directory_from(arguments.dir))
+    with state.drilling(lab.directory):
+        held = soak.Soak(lab, arguments.seed, say)
+        figures = held.run(arguments.minutes * 60.0)
+    print(json.dumps(figures, indent=None if arguments.json else 1))
+    return 1 if held.failures or figures["two_ran_overall"] else 0
 
 
 def log_files(hosts: Sequence[LabHost], service: str) -> List[Path]:
@@ -227,9 +255,17 @@ def parser() -> argparse.ArgumentParser:
     again = verb("start-host", "power a host on again")
     again.add_argument("--host", type=int, required=True)
     held = verb("drill", "inject one fault, time the recovery, judge it, and restore the cluster")
-    held.add_argument("name", choices=sorted(DRILLS), help="; ".join(f"{d.name}: {d.about}" for d in DRILLS.values()))
+    about = "; ".join(f"{d.name}: {d.about}" for d in DRILLS.values())
+    held.add_argument("name", choices=[*sorted(DRILLS), "all"], help=f"{about}; all: one after the other")
+    held.add_argument("--times", type=_whole(1, 1000), default=1, help="so many times in a row")
     held.add_argument("--json", action="store_true")
     held.add_argument("--leave", action="store_true", help="do not restore the cluster afterwards")
+    long = verb("soak", "one random drill each minute, judged as a whole: availability, worst recovery, copies, memory")
+    long.add_argument("--minutes", type=_whole(1, 100_000), default=60)
+    long.add_argument(
+        "--seed", type=_whole(0, 2**31), default=1, help="the same seed: the same faults in the same order"
+    )
+    long.add_argument("--json", action="store_true")
     text = verb("logs", "the last lines of the daemons' logs")
     text.add_argument("--host", type=int)
     text.add_argument("--service", default="", choices=["", "broker", "agent", "libvirtd", "sanlock", "wdmd", "init"])
@@ -305,6 +341,7 @@ VERBS: Dict[str, Callable[[argparse.Namespace], int]] = {
     "start-host": start_host,
     "logs": logs,
     "drill": drill,
+    "soak": endure,
 }
 
 

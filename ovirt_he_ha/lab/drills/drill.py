@@ -37,7 +37,11 @@ class Drill:
         # Who runs the VM must have been proven before the fault.
         stage.wait(lambda: all(stage.world.running.values()), GUEST_LIMIT)
         say(f"drill {self.name}: {self.about}")
-        course = self.run(stage)
+        try:
+            course = self.run(stage)
+        except LabError:
+            self.restore(stage)  # half a fault is one, too
+            raise
         stage.wait(lambda: False, AFTER)
         since = course.fault_at if course.judged_from is None else course.judged_from
         judgement = judge(stage.witness.since(since - BEFORE))
