@@ -131,6 +131,7 @@ class HostClock(SystemClock):
         self.scale = 1.0
         self.rate = rate
         self.slept = 0.0
+        self.born = timeline.now
         self._timeline = timeline
         self._base = uptime
         self._since = timeline.now

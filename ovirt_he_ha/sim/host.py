@@ -162,9 +162,11 @@ class Host:
 
     # --- watchdog ----------------------------------------------------------------------------------------------------
 
-    def arm_watchdog(self, renewed: int) -> None:
+    def arm_watchdog(self, space: Space) -> None:
+        renewed = space.renewed
         latest = renewed + self.world.disk.dead_after
-        self.timeline.at(latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed))
+        if space.name == self.lease_space:
+            self.timeline.at(latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed))
         if not self.spec.watchdog:
             return
         moment = latest - ns(KEEPALIVE * self.random.random())
@@ -292,6 +294,8 @@ class Host:
 
     def lockspace_joined(self, space: Space) -> None:
         self.trace(f"sanlock: {space.name} joined, generation {space.generation}")
+        if space.name == self.lease_space:
+            self.world.invariants.joined(self, space.generation)
 
     def trace(self, what: str) -> None:
         self.world.note(self.number, what)

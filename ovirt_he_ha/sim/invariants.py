@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.agent.cycle import Cycle
-from ovirt_he_ha.core.model import GLOBAL_SLOT, Action, ActionKind, Decision, LeaseOwner, LockspaceState, Snapshot
+from ovirt_he_ha.core.model import (
+    GLOBAL_SLOT,
+    Action,
+    ActionKind,
+    Decision,
+    HostLease,
+    LeaseOwner,
+    LockspaceState,
+    Snapshot,
+)
 from ovirt_he_ha.core.moving import HAND_OVER
 from ovirt_he_ha.sim.appliance import Cpus
 from ovirt_he_ha.sim.clock import ns, stamp
 from ovirt_he_ha.sim.hypervisor import Copy
-from ovirt_he_ha.sim.upstream_reader import complaint
+from ovirt_he_ha.sim.upstream_slots import is_valid_for_upstream
 
 if TYPE_CHECKING:
     from ovirt_he_ha.sim.host import Host
@@ -22,7 +31,9 @@ if TYPE_CHECKING:
 RULES = {
     "two-copies": "two engine VMs with running CPUs or writes in flight",
     "no-lease": "a CPU runs although the lease on disk is not this copy's",
+    "lease-ignored": "a start ordered although the lease has long been a live host's",
     "outlived-lease": "a copy still runs when its lease's hold must have ended",
+    "rejoined": "a host joined the lockspace anew beside a copy: its lease is free for all",
     "resumed": "a copy goes on after another one ran",
     "maintenance": "an action other than fencing in global maintenance",
     "unknown-reading": "an action decided from an unknown reading",
@@ -37,6 +48,7 @@ RULES = {
 # decided; for what else is done 60 s count.
 FLAG_FOR_START = 27.0
 FLAG = 62.0
+OWNER_KNOWN = 27.0  # seconds after which every host has read a new owner, or knows that it has not
 HOUR = 3600.0
 
 
@@ -62,6 +74,7 @@ class Invariants:
         self._dirty = True
         self._last_runner: Optional[Copy] = None
         self._flag_since: Optional[int] = None
+        self._owner_since = 0
         self._moves: Dict[Tuple[int, int], List[int]] = {}
 
     def violate(self, rule: str, host: int, text: str) -> None:
@@ -94,6 +107,7 @@ class Invariants:
 
     def owner_changed(self, before: LeaseOwner, after: LeaseOwner) -> None:
         self._dirty = True
+        self._owner_since = self._world.timeline.now
 
     def after_event(self) -> None:
         if self._dirty:
@@ -114,6 +128,11 @@ class Invariants:
             if (owner.host_id, owner.generation) != copy.lease:
                 text = f"process {copy.pid} has {copy.lease}, the disk says ({owner.host_id}, {owner.generation})"
                 self.violate("no-lease", copy.host, text)
+
+    def joined(self, host: "Host", generation: int) -> None:
+        for copy in host.libvirt.processes():
+            if copy.cpus == Cpus.RUNNING and copy.lease[1] != generation:
+                self.violate("rejoined", host.number, f"process {copy.pid} has the lease of {copy.lease[1]}")
 
     def lease_must_be_over(self, host: "Host", renewed: int) -> None:
         """``8 io + watchdog`` after a renewal that was the last: others may start from now on."""
@@ -138,7 +157,7 @@ class Invariants:
         if slot not in (GLOBAL_SLOT, self._world.hosts[writer].conf_id) and data != bytes(len(data)):
             self.violate("foreign-slot", writer, f"slot {slot}")
         trouble = self._world.hosts[writer].path.trouble
-        problem = "" if trouble.torn else complaint(slot, data)
+        problem = "" if trouble.torn else is_valid_for_upstream(data, slot)
         if problem:
             self.violate("bad-slot", writer, f"slot {slot}: {problem}")
 
@@ -149,6 +168,8 @@ class Invariants:
 
     def ordered(self, host: "Host", cycle: Cycle, action: Action) -> None:
         self._check_flag(host, action)
+        if action.kind is ActionKind.START:
+            self._check_lease(host)
         before = cycle.before
         if before is not None:
             unknown = _unknown(before, action.kind, host.timers.facts_stale)
@@ -163,6 +184,20 @@ class Invariants:
         limit = FLAG_FOR_START if action.kind is ActionKind.START else FLAG
         if self._world.timeline.now - since > ns(limit):
             self.violate("maintenance", host.number, f"{action.kind.value}, the flag is on since {stamp(since)} s")
+
+    def _check_lease(self, host: "Host") -> None:
+        owner, daemon = self._world.disk.owner, host.sanlock()
+        space = None if daemon is None else daemon.spaces.get(host.lease_space)
+        if daemon is None or space is None or owner.host_id in (0, host.conf_id):
+            return
+        lease = self._world.disk.space(space.name).get(owner.host_id)
+        came_back = lease is None or lease.generation != owner.generation
+        if came_back or daemon.flag(space, owner.host_id) in (HostLease.FREE, HostLease.DEAD):
+            return
+        known = max(self._owner_since, host.clock.born)
+        if self._world.timeline.now - known > ns(OWNER_KNOWN):
+            flag = daemon.flag(space, owner.host_id).value
+            self.violate("lease-ignored", host.number, f"host {owner.host_id} has it, and is {flag}")
 
     def _count_move(self, host: "Host", cycle: Cycle, action: Action) -> None:
         if host.ha_conf.maintenance or cycle.before is None or cycle.before.carried.migration_tries:

@@ -122,8 +122,8 @@ class Move:
             self._fail("aborted")
 
     def _overdue(self) -> None:
-        if not self._over:
-            self.abort()
+        if not self._over and self.copy.cpus == Cpus.RUNNING:
+            self._kill_arrival()
             self._answer(Outcome.OVERDUE, "the job was aborted")
 
     def _fail(self, why: str) -> None:

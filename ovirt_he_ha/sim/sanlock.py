@@ -277,7 +277,7 @@ class Sanlock:
         space.held = False
         space.leaving = True
         self.machine.trace("sanlock: lockspace lost, its renewals failed")
-        self.machine.arm_watchdog(space.renewed)
+        self.machine.arm_watchdog(space)
         self._kill_holders(space, kill=False)
         self._after(GRACE * self.io, lambda: self._kill_holders(space, kill=True))
         self._await_end(space)
@@ -424,7 +424,7 @@ class Sanlock:
         """kill -9: whoever held a lease runs on, unguarded; the watchdog fires when the lease would have expired."""
         for space in self.spaces.values():
             if space.held:
-                self.machine.arm_watchdog(space.renewed)
+                self.machine.arm_watchdog(space)
         waits, self._waits = self._waits, []
         self.scope.end()
         for wait in waits:
@@ -436,8 +436,8 @@ class Machine(Protocol):
 
     lease_space: str
 
-    def arm_watchdog(self, renewed: int) -> None:
-        """Reset the machine ``8 io + watchdog`` after that renewal, unless disarmed."""
+    def arm_watchdog(self, space: Space) -> None:
+        """Reset the machine ``8 io + watchdog`` after that lockspace's last renewal, unless disarmed."""
         ...
 
     def disarm_watchdog(self) -> None: ...
