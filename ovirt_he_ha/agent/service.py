@@ -43,6 +43,7 @@ from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
+from ovirt_he_ha.storage.lease_reader import LeaseReader
 from ovirt_he_ha.storage.local import LocalDomain
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Agent:
         domain = LocalDomain(conf.storage, conf.sd_uuid)
         lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
         self._storage = SharedStorage(conf, clock)
+        self._lease_reader = LeaseReader(lease, clock)
         self._definition = DefinitionSource(
             read=self._storage.vm_conf,
             lease=lease,
@@ -237,7 +239,7 @@ class Agent:
             find=self._scan.find,
             age=ProcessTable().age,
             sanlock=daemon_status.ask,
-            owner=lambda: _owner(self._storage, lease),
+            owner=lambda: _owner(self._storage, self._lease_reader, lease),
             asleep=host_sleep,
             order=self._fencer.order,
             on_change=self._wake.set,
@@ -302,10 +304,11 @@ def recorder_of(paths: HostPaths, agent_conf: AgentConf) -> Optional[Recorder]:
     return Recorder(RingThread(Ring(paths.recording_dir, limit)), limit // SHARE) if limit else None
 
 
-def _owner(storage: SharedStorage, lease: LeaseId) -> LeaseOwner:
+def _owner(storage: SharedStorage, reader: LeaseReader, lease: LeaseId) -> LeaseOwner:
     """Raises LeaseUnreadable."""
     try:
-        return vm_lease.owner(lease, storage.sector_size())
+        reader.use_sector_size(storage.sector_size())
+        return reader.owner()
     except (DomainProblem, StorageError) as problem:
         raise vm_lease.LeaseUnreadable(lease, 0, str(problem)) from problem
 

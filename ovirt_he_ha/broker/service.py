@@ -43,6 +43,7 @@ from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
 from ovirt_he_ha.storage.domain_files import DomainFiles
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.lease_reader import LeaseReader
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import SCANNED
 
@@ -165,6 +166,7 @@ def _composed(
     domain = LocalDomain(conf.storage, conf.sd_uuid)
     lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
     lockspace_path = domain.volume_path(conf.lockspace_image_uuid, conf.lockspace_volume_uuid)
+    reader = LeaseReader(lease, clock)
     lockspaces = SanlockLockspaces(
         lease,
         domain.ids_path,
@@ -172,8 +174,9 @@ def _composed(
         clock,
         may_join=JoinRule(ProcessTable(), conf.vmid),
         on_change=changes.bump,
+        read_owner=reader.owner,
     )
-    door = _door(conf, clock, lockspaces.use_sector_size)
+    door = _door(conf, clock, reader.use_sector_size)
     guard_lost = lambda: lockspaces.facts().lockspace.value in _LOST  # noqa: E731
     watch = EngineWatch(agent_conf.libvirt_uri, conf.vmid, lease, clock, guard_lost)
     options = monitor_options(conf, agent_conf)

@@ -32,7 +32,7 @@ T = TypeVar("T")
 WHITEBOARD = "hosted-engine"
 ALERT = 1.0  # product seconds between two looks while somebody waits for a dead owner
 CALM = 5.0  # otherwise; also how old the audit of the VM lease's owner may become
-HUNG = 10.0  # a question to the daemon takes milliseconds; its answer for a lease needs one read of the storage
+HUNG = 10.0  # a question to the daemon takes milliseconds, the owner one read of the storage
 JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
 ASK_AGAIN = 60.0  # product seconds until sanlock's program is started again when it did not tell
@@ -58,7 +58,8 @@ class SanlockLockspaces(Lockspaces):
 
     ``may_join`` is asked before the storage domain's lockspace is joined (see Membership). ``on_change`` is called
     from these threads when something in ``facts`` changed, ages apart; it must not block. ``watchdog_armed`` is asked
-    once per join. Raises SanlockMissing when the binding is not installed.
+    once per join. ``read_owner`` reads the owner from the volume and raises LeaseUnreadable (sanlock's own call reads
+    1 MiB each time, and is what is used without it). Raises SanlockMissing when the binding is not installed.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SanlockLockspaces(Lockspaces):
         may_join: Callable[[], bool] = lambda: True,
         on_change: Callable[[], None] = lambda: None,
         watchdog_armed: Callable[[], Optional[bool]] = watchdog.armed,
+        read_owner: Optional[Callable[[], LeaseOwner]] = None,
         api: Optional[Sanlock] = None,
     ) -> None:
         self._api = api or load()
@@ -84,6 +86,7 @@ class SanlockLockspaces(Lockspaces):
         self._calm_poll = calm_poll
         self._on_change = on_change
         self._ask_watchdog = watchdog_armed
+        self._read_owner = read_owner or (lambda: vm_lease.owner(self._lease, self._sector_size, self._api))
         self._alert = False
         self._host_id: Optional[int] = None
         self._io_timeout = 10
@@ -205,7 +208,7 @@ class SanlockLockspaces(Lockspaces):
 
     def _look_at_owner(self) -> None:
         try:
-            found = vm_lease.owner(self._lease, self._sector_size, self._api)
+            found = self._read_owner()
             measured = _Measured(found, "", self._clock.monotonic())
         except vm_lease.LeaseUnreadable as error:
             log.warning("%s", error, extra=throttled("owner"))

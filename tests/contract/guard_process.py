@@ -13,7 +13,8 @@ from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill
-from ovirt_he_ha.lease import daemon_status, vm_lease
+from ovirt_he_ha.lease import daemon_status
+from ovirt_he_ha.storage.lease_reader import LeaseReader
 from tests.contract.sanlock_cluster import KEY, SD
 
 
@@ -31,7 +32,7 @@ def main(vmid, path):
         find=EngineScan(vmid, table).find,
         age=table.age,
         sanlock=daemon_status.ask,
-        owner=lambda: vm_lease.owner(lease),
+        owner=LeaseReader(lease, clock).owner,
         asleep=host_sleep,
         order=Fencer(end, clock, lambda: None).order,
         on_change=say,

@@ -178,6 +178,7 @@ class RealHost:
     def __init__(self, run_dir, name, places):
         self.run_dir = run_dir
         self.name = name
+        self.places = places
         self.daemon = None
         run_dir.mkdir()
         ours, theirs = socket.socketpair()
@@ -230,6 +231,9 @@ class RealHost:
     def take(self):
         self.ask("take")
 
+    def give_back(self):
+        self.ask("give_back")
+
     def want(self, host_id):
         self.ask("want", host_id)
 
@@ -279,6 +283,9 @@ class Client:
     def take(self):
         self.descriptor = self.sanlock.register()
         self.sanlock.acquire(NAME, KEY.encode(), self.places.disks, slkfd=self.descriptor)
+
+    def give_back(self):
+        self.sanlock.release(NAME, KEY.encode(), self.places.disks, slkfd=self.descriptor)
 
     def want(self, host_id):
         if self.lockspaces is None:
