@@ -1,5 +1,6 @@
 """The guard's thread by hand: every round, question and look is called by the test."""
 
+import threading
 from dataclasses import replace
 from typing import List, Optional, Union
 
@@ -31,7 +32,7 @@ class Bench:
         self.asleep = 0.0
         self.orders: List[Optional[Fence]] = []
         self.second = 0
-        seams = GuardSeams(
+        self.seams = GuardSeams(
             find=lambda: self.copies,
             age=lambda process: self.age,
             sanlock=self.answer,
@@ -39,7 +40,7 @@ class Bench:
             asleep=lambda: self.asleep,
             order=lambda fence, who: self.orders.append(fence),
         )
-        self.guard = Guard(LEASE, seams, self.clock, Timers())  # type: ignore[arg-type]
+        self.guard = Guard(LEASE, self.seams, self.clock, Timers())  # type: ignore[arg-type]
 
     def answer(self) -> DaemonStatus:
         if isinstance(self.status, NoStatus):
@@ -126,6 +127,18 @@ def test_s11_without_the_lockspace_nothing_is_confirmed(bench: Bench) -> None:
     assert bench.seconds_to_kill(25)
 
 
+def test_s11_a_short_sleep_counts_until_the_next_renewal(bench: Bench) -> None:
+    """sanlock answers on, and its clock stood still as well: what it says of its renewal lacks the sleep."""
+    bench.asleep = 15.0
+    for second in range(6, 80):
+        bench.status = replace(WELL, spaces={"sd": Space(1, 4, 10, second)})
+        bench.run(1)
+        if bench.killed:
+            assert 42 <= second <= 48
+            return
+    raise AssertionError("not killed")
+
+
 def test_a_renewal_ends_the_countdown(bench: Bench) -> None:
     bench.status = NoStatus("overdue", "/s", "x")
     assert bench.run(40).startswith("threatened")
@@ -170,6 +183,41 @@ def test_s12_a_read_error_is_unknown(bench: Bench) -> None:
     bench.owner = None
     assert bench.run(60) == "unverified"
     assert not bench.killed
+
+
+def test_s12_a_record_read_before_the_registration_changed_is_no_mismatch(bench: Bench) -> None:
+    """The lockspace was joined anew between the read of the record and sanlock's answer."""
+    bench.run(3)
+    bench.status, bench.owner = replace(WELL, spaces={"sd": Space(1, 5, 10, 5)}), LeaseOwner(1, 5)
+    assert bench.run(10) == "guarded"
+    assert not bench.killed
+
+
+def test_s5_s12_an_old_answer_of_sanlock_kills_nothing() -> None:
+    """It was given when no CPU had run yet; whether the copy has its lease now, nobody knows."""
+    bench = Bench()
+    bench.age, bench.status = 1.0, replace(WELL, held=())
+    assert bench.run(2) == "starting"
+    bench.status = NoStatus("overdue", "/s", "x")
+    bench.run(8)
+    bench.age = 12.0
+    assert bench.run(10) == "unverified"
+    assert not bench.killed
+
+
+def test_s12_of_two_copies_the_one_without_the_lease_dies(bench: Bench) -> None:
+    bench.copies = [ENGINE, EngineProcess(77, 9000)]
+    bench.status = replace(WELL, clients=(42, 77))
+    bench.run(10)
+    assert {fence.pid for fence in bench.orders if fence} == {77}
+
+
+def test_s12_a_suspension_ends_by_itself(bench: Bench) -> None:
+    """The action that asked for it may hang for ever."""
+    bench.guard.suspend(20.0, "action")
+    bench.status, bench.owner = replace(WELL, held=()), LeaseOwner(2, 1)
+    assert bench.run(18) == "suspended"
+    assert bench.seconds_to_kill(10)
 
 
 def test_s12_a_sleep_of_the_host(bench: Bench) -> None:
@@ -220,3 +268,29 @@ def test_the_order_is_taken_back_when_the_copy_is_gone(bench: Bench) -> None:
     bench.copies = []
     assert bench.run(1) == ""
     assert bench.orders[-1] is None
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_s11_only_a_completed_round_is_a_sign_of_life(works: bool) -> None:
+    """systemd starts an agent again whose guard cannot look."""
+    beats: List[int] = []
+    looked = threading.Event()
+
+    def find() -> List[EngineProcess]:
+        looks.append(1)
+        if len(looks) >= 3:
+            looked.set()
+        if not works:
+            raise OSError(24, "too many open files")
+        return []
+
+    looks: List[int] = []
+    bench = Bench()
+    bench.seams = replace(bench.seams, find=find, alive=lambda: beats.append(1))
+    guard = Guard(LEASE, bench.seams, bench.clock, replace(Timers(), guard_poll=0.05))  # type: ignore[arg-type]
+    guard.start()
+    try:
+        assert looked.wait(10)
+    finally:
+        guard.stop()
+    assert bool(beats) is works
