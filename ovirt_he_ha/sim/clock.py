@@ -7,7 +7,7 @@ schedules comes after it.
 """
 
 import heapq
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
 
@@ -48,18 +48,18 @@ class Scope:
         self.waiting.clear()
 
 
-class Entry:
-    """One event in the queue."""
+class Entry(List[Any]):
+    """One event in the queue: [moment, number, scope, action]. A list, because the queue compares thousands of them in
+    a second; the number is unique, so nothing behind it is ever compared."""
 
-    __slots__ = ("action", "at", "scope")
+    __slots__ = ()
 
-    def __init__(self, at: int, scope: Optional[Scope], action: Action) -> None:
-        self.at = at
-        self.scope = scope
-        self.action: Optional[Action] = action
+    @property
+    def at(self) -> int:
+        return int(self[0])
 
     def cancel(self) -> None:
-        self.action = None
+        self[3] = None
 
 
 class Timeline:
@@ -72,13 +72,13 @@ class Timeline:
         self.events = 0
         self.stopped = False
         self.after_each: Action = lambda: None
-        self._queue: List[Tuple[int, int, Entry]] = []
+        self._queue: List[Entry] = []
         self._count = 0
 
     def at(self, moment: int, action: Action, scope: Optional[Scope] = None) -> Entry:
-        entry = Entry(max(moment, self.now), scope, action)
         self._count += 1
-        heapq.heappush(self._queue, (entry.at, self._count, entry))
+        entry = Entry((moment if moment > self.now else self.now, self._count, scope, action))
+        heapq.heappush(self._queue, entry)
         return entry
 
     def after(self, seconds: float, action: Action, scope: Optional[Scope] = None) -> Entry:
@@ -100,10 +100,9 @@ class Timeline:
             self.at(self.now, action, owner)
 
     def run(self, until: int) -> None:
-        queue = self._queue
+        queue, pop = self._queue, heapq.heappop
         while queue and queue[0][0] <= until and not self.stopped:
-            moment, _, entry = heapq.heappop(queue)
-            action, scope = entry.action, entry.scope
+            moment, _, scope, action = pop(queue)
             if action is None:
                 continue
             if scope is not None:
@@ -190,12 +189,13 @@ class Beat:
         if self._turning:
             self._woken = after if self._woken is None else min(self._woken, after)
             return
-        moment = max(self._timeline.now + self._timeline.lag, self._busy_until) + ns(after)
-        if self._entry is not None:
-            if self._entry.at <= moment:
+        timeline, entry = self._timeline, self._entry
+        moment = max(timeline.now + timeline.lag, self._busy_until) + round(after * SECOND)
+        if entry is not None:
+            if entry[0] <= moment:
                 return
-            self._entry.cancel()
-        self._entry = self._timeline.at(moment, self._turn, self._scope)
+            entry[3] = None
+        self._entry = timeline.at(moment, self._turn, self._scope)
 
     def stop(self) -> None:
         if self._entry is not None:

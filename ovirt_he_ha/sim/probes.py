@@ -30,7 +30,8 @@ class Conditions:
 
 
 class EventMonitor(Monitor[T]):
-    """The product's monitor, turned by events. A measurement that takes time is seen when it has ended."""
+    """The product's monitor, turned by events. A measurement that takes time is seen when it has ended. ``dormant()``:
+    there is nothing to measure before somebody wakes it."""
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class EventMonitor(Monitor[T]):
         significant: Callable[[Reading[T], Reading[T]], bool],
         timeline: Timeline,
         scope: Scope,
+        dormant: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(name, measure, clock, interval, limit, on_change, significant)
+        self._dormant = dormant
         self._timeline = timeline
         self._scope = scope
         self._host_clock = clock
@@ -64,7 +67,7 @@ class EventMonitor(Monitor[T]):
             self._timeline.after(0.0, lambda: self.take(result), self._scope)
         else:
             self.take(result)
-        return self._host_clock.world(self._every)
+        return None if self._dormant() else self._host_clock.world(self._every)
 
 
 class SimProbes:
@@ -99,8 +102,9 @@ class SimProbes:
         )  # fmt: skip
         self._page_monitor: EventMonitor[PageSample] = EventMonitor(
             "health-page", self._probe.measure, clock, timers.engine_poll, timers.health_timeout + 2.0,
-            self._engine_monitor.wake, page_changed, timeline, scope,
+            self._engine_monitor.wake, page_changed, timeline, scope, dormant=lambda: self._asked is None,
         )  # fmt: skip
+        self._asked: Optional[int] = None
         self._shown: Optional[Conditions] = None
         self._began = 0.0
         self._rounds = Beat(timeline, scope, self._round)
@@ -161,6 +165,7 @@ class SimProbes:
         return None
 
     def _ask_page(self, copy: Optional[int]) -> None:
+        self._asked = copy
         if self._probe.want(copy):
             self._page_monitor.wake()
 

@@ -4,13 +4,17 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
+from ovirt_he_ha.broker import arguments, slot_reads
+from ovirt_he_ha.core import slot
+from ovirt_he_ha.core.model import Slot
 from ovirt_he_ha.sim.faults import schedule
 from ovirt_he_ha.sim.scenario import Scenario
 from ovirt_he_ha.sim.seats import quiet
 from ovirt_he_ha.sim.world import World
 
+REMEMBERED = 1024  # slots
 Tweak = Callable[[World], None]
 
 
@@ -29,19 +33,42 @@ class Result:
 
 @contextmanager
 def laboratory() -> Iterator[None]:
-    """What the product takes from its process is the same for every run: UTC, and no log."""
+    """What the product takes from its process is the same for every run: UTC, and no log. All hosts of a world read
+    the same bytes, so what they say is worked out once."""
     before, undo = os.environ.get("TZ"), quiet()
     os.environ["TZ"] = "UTC"
     time.tzset()
+    decode, places = slot.decode, (slot, slot_reads, arguments)
+    quick = remembered(decode)
+    for place in places:
+        place.decode = quick  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        for place in places:
+            place.decode = decode  # type: ignore[attr-defined]
         undo()
         if before is None:
             del os.environ["TZ"]
         else:
             os.environ["TZ"] = before
         time.tzset()
+
+
+def remembered(decode: Callable[[int, bytes], Slot]) -> Callable[[int, bytes], Slot]:
+    """The same answers: a slot's meaning depends on nothing but its number and its bytes."""
+    known: Dict[Tuple[int, bytes], Slot] = {}
+
+    def answer(slot_id: int, data: bytes) -> Slot:
+        key = (slot_id, bytes(data))
+        found = known.get(key)
+        if found is None:
+            if len(known) >= REMEMBERED:
+                known.clear()
+            found = known[key] = decode(slot_id, data)
+        return found
+
+    return answer
 
 
 def run(scenario: Scenario, seed: Optional[int] = None, tweak: Tweak = lambda world: None) -> Result:

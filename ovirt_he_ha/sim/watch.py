@@ -75,8 +75,11 @@ class SimWatch:
     # --- looks -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Optional[float]:
-        before = self._signature()
         problem = self._libvirt.problem
+        if not (problem or self._problem or self._libvirt.domain or self._life.copy):
+            self._tried_at = self._good_at = self._clock.monotonic()  # nothing is here, as before
+            return self._clock.world(POLL)
+        before = self._signature()
         if problem == "overdue":
             self._timeline.spend(LOOK_DEADLINE)
         now = self._clock.monotonic()
