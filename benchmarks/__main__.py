@@ -5,7 +5,7 @@ import sys
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List
 
-from benchmarks import cycle, peers, rpc, volume
+from benchmarks import cycle, idle, peers, rpc, status, volume
 from benchmarks.figures import Figure, show
 from benchmarks.host import Host
 
@@ -49,7 +49,12 @@ def _volume() -> List[Figure]:
     return found
 
 
-GROUPS: Dict[str, Callable[[], List[Figure]]] = {"rpc": _rpc, "cycle": cycle.figures, "volume": _volume}
+def _idle() -> List[Figure]:
+    with running(3) as host:
+        return [*idle.figures(host), *status.figures(host)]
+
+
+GROUPS: Dict[str, Callable[[], List[Figure]]] = {"rpc": _rpc, "cycle": cycle.figures, "volume": _volume, "idle": _idle}
 
 
 def main(words: List[str]) -> int:

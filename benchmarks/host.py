@@ -88,7 +88,8 @@ class Host:
         sizes = VolumeSizes(SCANNED, 2 * MIB, 2 * MIB, MIB, 8 * MIB)
         create_domain(self.conf.storage, self.conf.sd_uuid, DomainVolumes.of(self.conf), sizes, owner=None)
         archive = self.domain.volume_path(self.conf.conf_image_uuid, self.conf.conf_volume_uuid)
-        write_archive(archive, members(self.conf.vmid, self.lease, f"{self.root}/disk"))
+        disk = self.domain.volume_path(self.conf.vm_disk_id, self.conf.vm_disk_vol_id)
+        write_archive(archive, members(self.conf.vmid, self.lease, disk))
 
     def start_sanlock(self) -> None:
         options = ["-D", "-w", "0", "-h", "0", "-l", "0", "-U", "root", "-G", "root", "-e", "host1"]

@@ -62,6 +62,12 @@ def cpu_of(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / _TICK
 
 
+def ended_children_cpu(pid: int) -> float:
+    """Seconds that children took which ended and were waited for; to a hundredth."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) / _TICK
+
+
 def memory(pid: int) -> Dict[str, int]:
     """Bytes: ``rss``, ``pss`` (shared pages counted by share), ``private``."""
     rollup = _pairs(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n", 1)[1])

@@ -51,7 +51,8 @@ class StartRefused(Exception):
 
 class DefinitionSource:
     """``read()`` returns the text of ``vm.conf`` from the archive; it may block and may raise OSError or an archive
-    error."""
+    error. ``rest()``: a good definition was read, and the next read is a minute away. One that is refused is read again
+    after 5 s: a process for each of these reads would cost more than the agent itself."""
 
     def __init__(
         self,
@@ -62,8 +63,10 @@ class DefinitionSource:
         fallback_path: Path,
         clock: Clock,
         on_change: Callable[[], None],
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
         self._read = read
+        self._rest = rest
         self._lease = lease
         self._vmid = vmid
         self._effective_path = effective_path
@@ -113,6 +116,8 @@ class DefinitionSource:
             self.refresh()
             if self.current.problem != before.problem or self.current.xml != before.xml:
                 self._on_change()
+            if not self.current.problem:
+                self._rest()
             self._stop.wait(REFRESH / self._clock.scale if not self.current.problem else 5.0 / self._clock.scale)
 
     def _use_copy(self) -> None:

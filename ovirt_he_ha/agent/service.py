@@ -83,6 +83,7 @@ class Agent:
             fallback_path=paths.vm_conf_fallback,
             clock=clock,
             on_change=self._wake.set,
+            rest=self._storage.rest,
         )
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)

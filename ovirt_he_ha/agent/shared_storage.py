@@ -34,9 +34,11 @@ class SharedStorage:
     def vm_conf(self) -> str:
         """From the configuration volume. Raises StorageError, ArchiveError, UnicodeDecodeError."""
         data = self._worker.read(0, SIZE, READ_SECONDS)
-        text = parse_archive(data)["vm.conf"].decode("utf-8")
-        self._worker.rest()  # the next look is a minute away; after a failure it comes soon
-        return text
+        return parse_archive(data)["vm.conf"].decode("utf-8")
+
+    def rest(self) -> None:
+        """The next look is a minute away: no process until then."""
+        self._worker.rest()
 
     def sector_size(self) -> int:
         """The domain's: read until it is known, then remembered for good. Raises StorageError, DomainProblem."""

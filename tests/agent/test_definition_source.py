@@ -1,4 +1,6 @@
+import time
 from pathlib import Path
+from typing import List
 
 import pytest
 
@@ -15,6 +17,7 @@ class Bench:
     def __init__(self, tmp_path: Path, lab: Lab) -> None:
         self.text = vm_conf(lab)
         self.broken = False
+        self.said: List[str] = []
         self.effective = tmp_path / "vm.conf"
         self.fallback = tmp_path / "vm.conf.fallback"
         disk = lab.identity.disk
@@ -24,10 +27,18 @@ class Bench:
 
     def source(self) -> DefinitionSource:
         return DefinitionSource(
-            self._read, self.lease, self.vmid, self.effective, self.fallback, ManualClock(), lambda: None
+            self._read,
+            self.lease,
+            self.vmid,
+            self.effective,
+            self.fallback,
+            ManualClock(),
+            lambda: self.said.append("changed"),
+            lambda: self.said.append("rests"),
         )
 
     def _read(self) -> str:
+        self.said.append("read")
         if self.broken:
             raise OSError(5, "Input/output error")
         return self.text
@@ -93,3 +104,17 @@ def test_text_that_is_no_vm_conf_is_named(bench: Bench) -> None:
     source = bench.source()
     source.refresh()
     assert source.current.problem == "vm-conf"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_only_a_good_definition_is_left_alone_for_a_minute(bench: Bench, good: bool) -> None:
+    if not good:
+        bench.text = "vmId=x"
+    source = bench.source()
+    source.start()
+    until = time.monotonic() + 10
+    expected = ["read", "changed", "rests"] if good else ["read", "changed"]
+    while bench.said != expected and time.monotonic() < until:
+        time.sleep(0.01)
+    assert bench.said == expected
+    source.stop()

@@ -53,9 +53,13 @@ def house(tmp_path: Path):  # type: ignore[no-untyped-def]
     made.shared.close()
 
 
-def test_the_definition_is_read_and_no_process_stays(house: House) -> None:
+def test_the_definition_is_read_and_no_process_stays_for_the_next_minute(house: House) -> None:
     house.write(b"vmId=" + str(uuid.UUID(int=1)).encode())
     assert house.shared.vm_conf().startswith("vmId=0000")
+    (process,) = house.processes()
+    assert house.shared.vm_conf().startswith("vmId=0000")
+    assert house.processes() == [process]
+    house.shared.rest()
     assert house.processes() == []
 
 

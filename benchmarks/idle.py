@@ -1,0 +1,55 @@
+"""Agent, broker and their workers when nothing happens: processor, wake-ups, memory, processes started."""
+
+import os
+import time
+from typing import Dict, List
+
+from benchmarks import meter
+from benchmarks.figures import Figure
+from benchmarks.host import Host, Peers
+
+_SECONDS = 61.0
+
+
+def processes(broker: int, agent: int) -> Dict[str, int]:
+    """Ours: the daemons and whatever they started."""
+    found = {"broker": broker, "agent": agent}
+    for name, pid in (("broker", broker), ("agent", agent)):
+        for number, child in enumerate(sorted(meter.children(pid)), 1):
+            found[f"{name}_worker{number}"] = child
+    return found
+
+
+def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "idle") -> List[Figure]:
+    ours = processes(broker, agent)
+    before = {each: meter.cost(pid) for each, pid in ours.items()}
+    children = {pid: meter.ended_children_cpu(pid) for pid in (broker, agent)}
+    began = time.monotonic()
+    time.sleep(seconds)
+    passed = time.monotonic() - began
+    spent = {each: meter.cost(pid).since(before[each]) for each, pid in ours.items() if os.path.exists(f"/proc/{pid}")}
+    ended = sum(meter.ended_children_cpu(pid) - cpu for pid, cpu in children.items())
+    share = {each: cost.cpu / passed * 100 for each, cost in spent.items()}
+    memory = {each: meter.memory(ours[each]) for each in spent}
+    found = [
+        Figure(f"{name}.cpu", sum(share.values()) + ended / passed * 100, "% of a core", "CPU of all of ours", 0.5),
+        Figure(f"{name}.pss", sum(each["pss"] for each in memory.values()) / 1e6, "MB", "smaps_rollup", 100.0),
+        Figure(f"{name}.wakeups", sum(each.switches for each in spent.values()) / passed, "1/s", "schedstat"),
+        Figure(f"{name}.calls", sum(each.calls for each in spent.values()) / passed, "1/s", "reads and writes"),
+        Figure(f"{name}.short_lived.cpu", ended / passed * 100, "% of a core", "children that ended meanwhile"),
+    ]
+    for each in spent:
+        found.append(Figure(f"{name}.{each}.cpu", share[each], "% of a core", "CPU"))
+        found.append(Figure(f"{name}.{each}.pss", memory[each]["pss"] / 1e6, "MB", "smaps_rollup"))
+        found.append(Figure(f"{name}.{each}.rss", memory[each]["rss"] / 1e6, "MB", "smaps_rollup"))
+        found.append(Figure(f"{name}.{each}.threads", meter.threads(ours[each]), "", "/proc"))
+        found.append(Figure(f"{name}.{each}.descriptors", meter.descriptors(ours[each]), "", "/proc"))
+    return found
+
+
+def figures(host: Host) -> List[Figure]:
+    """Three hosts, the engine healthy on another one; no libvirt here."""
+    with Peers(host, 2):
+        host.await_slots(3)
+        time.sleep(22.0)
+        return measured(host.pid("broker"), host.pid("agent"))
