@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any, Dict, List
 
-from ovirt_he_ha.cli import health_page
 from ovirt_he_ha.cli.deployment import (
     LOOK_SECONDS,
     deployed_conf,
@@ -47,6 +46,8 @@ def check_deployed(_request: Request) -> int:
 
 def check_liveliness(_request: Request) -> int:
     """0 up, 1 down, 2 not configured."""
+    from ovirt_he_ha.cli import health_page  # HTTP and TLS: a sixth of what --vm-status costs without them
+
     paths = HostPaths.from_env()
     try:
         fqdn = written_values(paths).get("fqdn", "")
