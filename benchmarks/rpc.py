@@ -6,7 +6,9 @@ answer by its length, so that the figures are the broker's and not those of some
 
 import multiprocessing
 import socket
+import threading
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, List
 
@@ -25,12 +27,15 @@ class RawClient:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(30.0)
         self._socket.connect(str(path))
+        self._socket.settimeout(30.0)
+
+    def send(self, request: bytes) -> None:
+        self._socket.sendall(request)
 
     def ask(self, request: bytes) -> int:
         """Bytes of the answer's body."""
-        self._socket.sendall(request)
+        self.send(request)
         data = self._socket.recv(1 << 18)
         while b"\r\n\r\n" not in data:
             data += self._socket.recv(1 << 18)
@@ -58,7 +63,7 @@ def request(method: str, *args: Any) -> bytes:
 
 def figures(host: Host) -> List[Figure]:
     """``host``: with a broker that serves the slots of 250 hosts."""
-    return [*_one_client(host), *_many_clients(host), *_big_answers(host)]
+    return [*_one_client(host), *_many_clients(host), *_big_answers(host), *_beside_others(host)]
 
 
 def _latencies(path: Path, seconds: float) -> List[float]:
@@ -119,4 +124,68 @@ def _big_answers(host: Host) -> List[Figure]:
         name = f"rpc.{method}.cpu_{_HOSTS}_hosts"
         found.append(Figure(name, spent.cpu / calls * 1e3, "ms", "CPU of the broker per call", budget))
         found.append(Figure(f"rpc.{method}.size_{_HOSTS}_hosts", size / 1e3, "kB", "bytes of the answer"))
+    return found
+
+
+# --- clients that mean harm -----------------------------------------------------------------------------------------
+
+
+def _idle(path: Path, ready: Event, end: Event) -> None:
+    peers = []
+    for _ in range(1000):
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect(str(path))
+        peers.append(peer)
+    ready.set()
+    end.wait()
+
+
+def _not_reading(path: Path, ready: Event, end: Event) -> None:
+    clients = [RawClient(path) for _ in range(60)]
+    for client in clients:
+        client.send(request("snapshot"))
+    ready.set()
+    end.wait()
+
+
+def _flood(path: Path, ready: Event, end: Event) -> None:
+    """Forty connections of one process, each with one call after the other."""
+    for number in range(40):
+        ask = request("get_stats" if number % 4 == 0 else "is_host_alive")
+        threading.Thread(target=_ask_for_ever, args=(path, ask), daemon=True).start()
+    ready.set()
+    end.wait()
+
+
+def _ask_for_ever(path: Path, ask: bytes) -> None:
+    client = RawClient(path)
+    while True:
+        client.ask(ask)
+
+
+def _beside_others(host: Host) -> List[Figure]:
+    """Somebody else of the same user: a connection and a call each time."""
+    found: List[Figure] = []
+    path = host.paths.broker_socket
+    for name, harm in (("1000_idle", _idle), ("60_not_reading", _not_reading), ("flood_of_40", _flood)):
+        ready, end = multiprocessing.Event(), multiprocessing.Event()
+        process = multiprocessing.Process(target=harm, args=(path, ready, end), daemon=True)
+        process.start()
+        ready.wait(30.0)
+        taken = []
+        for _ in range(200):
+            began = time.perf_counter()
+            client = RawClient(path)
+            client.ask(request("is_host_alive"))
+            client.close()
+            taken.append(time.perf_counter() - began)
+            time.sleep(0.005)
+        descriptors = meter.descriptors(host.pid("broker"))
+        end.set()
+        process.terminate()
+        process.join(10.0)
+        found += [
+            Figure(f"rpc.beside_{name}.slowest", max(taken) * 1e3, "ms", "wall, slowest of 200 calls", 100.0),
+            Figure(f"rpc.beside_{name}.descriptors", descriptors, "", "/proc/PID/fd of the broker", 120.0),
+        ]
     return found
