@@ -9,6 +9,7 @@ from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import GLOBAL_SLOT, SLOT_SIZE, Outcome
 from ovirt_he_ha.sim import move
 from ovirt_he_ha.sim.faults import Mend, Parameter, Target, kind, latest, left
+from ovirt_he_ha.sim.probes import Conditions
 from ovirt_he_ha.sim.seats import DirectLink
 from ovirt_he_ha.sim.upstream_machine import UpstreamMachine
 from ovirt_he_ha.sim.volume import FOREVER, Trouble
@@ -209,11 +210,11 @@ def host_suspend(target: Target) -> Mend:
 @kind("slow-host", "host", seconds_each=Parameter(5.0, 0.1, 12.0))
 def slow_host(target: Target) -> Mend:
     """Every cycle of its agent begins up to so many seconds late."""
-    host, before = target.host, target.host.jitter
+    host = target.host
     host.jitter = target.number("seconds_each")
 
     def mend() -> None:
-        host.jitter = before
+        host.jitter = host.spec.jitter
 
     return mend
 
@@ -238,8 +239,10 @@ def memory_low(target: Target) -> Mend:
 
 
 def _condition(target: Target, **changes: object) -> Mend:
+    """Change what the host measures; the mend takes it back to what it is when all is well, as another fault may have
+    begun meanwhile or before."""
     host = target.host
-    before = {name: getattr(host.conditions, name) for name in changes}
+    well = Conditions(**host.spec.conditions)  # type: ignore[arg-type]
 
     def set_all(values: object) -> None:
         host.conditions = replace(host.conditions, **values)  # type: ignore[arg-type]
@@ -247,7 +250,7 @@ def _condition(target: Target, **changes: object) -> Mend:
             host.broker.probes.conditions_changed()
 
     set_all(changes)
-    return lambda: set_all(before)
+    return lambda: set_all({name: getattr(well, name) for name in changes})
 
 
 # --- network ----------------------------------------------------------------------------------------------------------
@@ -514,11 +517,11 @@ def start_fails(target: Target) -> Mend:
 @kind("never-boots", "vm")
 def never_boots(target: Target) -> Mend:
     """Guests that are started from now on do not come up."""
-    world, before = target.world, target.world.guest_boot
+    world = target.world
     world.guest_boot = None
 
     def mend() -> None:
-        world.guest_boot = before
+        world.guest_boot = world.spec.guest_boot
 
     return mend
 
@@ -601,12 +604,20 @@ def local_maintenance(target: Target) -> Mend:
 @kind("global-maintenance", "operator")
 def global_maintenance(target: Target) -> Mend:
     """`hosted-engine --set-maintenance --mode=global` on this host; its end is `--mode=none`."""
-    _set_global(target, True)
-    return lambda: _set_global(target, False)
+    set_global(target, True)
+    return lambda: set_global(target, False)
+
+
+def set_global(target: Target, on: bool) -> None:
+    """The operator repeats a command that failed until it works, or until he wants the other thing."""
+    target.world.flag_wanted = on
+    _set_global(target, on)
 
 
 def _set_global(target: Target, on: bool) -> None:
     host = target.host
+    if target.world.flag_wanted is not on:
+        return
     if isinstance(host, UpstreamMachine) and host.upstream:
         if not host.model.set_global_maintenance(on):
             target.world.timeline.after(5.0, lambda: _set_global(target, on))
@@ -633,12 +644,12 @@ def clean_metadata(target: Target) -> Mend:
 @kind("wrong-host-id", "operator", id=Parameter(1, 1, 250))
 def wrong_host_id(target: Target) -> Mend:
     """The host is reset, and comes up with another host id in its configuration."""
-    host, before = target.host, target.host.conf_id
+    host = target.host
     host.conf_id = int(target.number("id"))
     host.reset("reset, with another host id")
 
     def mend() -> None:
-        host.conf_id = before
+        host.conf_id = host.spec.conf_id or host.number
         host.reset("reset, with its own host id again")
 
     return mend

@@ -92,6 +92,7 @@ def begin(world: "World", fault: Fault) -> None:
     mends: List[Callable[[], None]] = []
     for host in hosts_named(world, fault.host):
         world.note(host.number, f"fault: {fault.kind}" + "".join(f" {k}={v}" for k, v in sorted(values.items())))
+        world.began[fault.kind] = world.began.get(fault.kind, 0) + 1
         mend = found.begin(Target(world, host, until, values))
         if mend is not None:
             mends.append(mend)

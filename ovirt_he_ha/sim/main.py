@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from ovirt_he_ha import __version__
+from ovirt_he_ha.sim import swarm
 from ovirt_he_ha.sim.clock import stamp
 from ovirt_he_ha.sim.faults import KINDS
 from ovirt_he_ha.sim.run import Result, run
@@ -41,6 +42,9 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     runs.add_argument("--seed", type=_seed, help="instead of the scenario's own")
     runs.add_argument("--trace", action="store_true", help="print what happened, second by second")
     runs.set_defaults(command=_run)
+    swarms = commands.add_parser("swarm", help=swarm.ABOUT)
+    swarm.add_arguments(swarms)
+    swarms.set_defaults(command=swarm.run)
     faults = commands.add_parser("faults", help="list the kinds of faults")
     faults.set_defaults(command=_faults)
     return parser.parse_args(argv)

@@ -246,6 +246,8 @@ class Sanlock:
         if not self.storage_works:
             self._after(self.io / 2 + self.random.random(), lambda: self._renew(space))
             return
+        if self.timeline.now >= space.renewed + ns(8 * self.io):
+            return  # it stood still for too long: it has failed, whatever the storage says now
         lease = self.disk.space(space.name).get(space.host_id)
         if lease is None or lease.name != self.name or lease.generation != space.generation:
             return  # somebody took this id: no renewal of ours counts any more
@@ -273,6 +275,11 @@ class Sanlock:
             return
         if self.timeline.now < space.renewed + ns(8 * self.io):
             self._expire_later(space)
+            return
+        if self.hung_until > self.timeline.now:
+            # It stands still: it signals nobody, and its watchdog gets no sign of life.
+            self.machine.arm_watchdog(space)
+            self._after(1.0, lambda: self._expire(space))
             return
         space.held = False
         space.leaving = True

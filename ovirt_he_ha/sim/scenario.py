@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ovirt_he_ha.core.model import MAX_HOST_ID
-from ovirt_he_ha.sim import fault_kinds, upstream_faults
+from ovirt_he_ha.sim import fault_kinds, healing, upstream_faults
 from ovirt_he_ha.sim.expectation import EXPECTATIONS, Expectation, Field
 from ovirt_he_ha.sim.faults import KINDS, NAMES, Fault, Parameter
 from ovirt_he_ha.sim.host import HostSpec
@@ -17,7 +17,7 @@ FILE = "scenario.json"
 README = "README"
 MOST_HOSTS = 250
 LONGEST = 1e6
-_ = (fault_kinds, upstream_faults)  # the kinds are in its tables
+_ = (fault_kinds, healing, upstream_faults)  # the kinds are in its tables
 
 
 class ScenarioError(Exception):

@@ -1,0 +1,121 @@
+"""One scenario of the swarm, run to its end: what went wrong, what was covered, and a digest of everything."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, List, Tuple
+
+from ovirt_he_ha.sim.clock import SECOND
+from ovirt_he_ha.sim.faults import schedule
+from ovirt_he_ha.sim.invariants import Violation
+from ovirt_he_ha.sim.run import laboratory
+from ovirt_he_ha.sim.scenario import Scenario
+from ovirt_he_ha.sim.world import World
+
+STEP = 30.0  # seconds between two looks whether all is well again
+WELL = 60.0  # seconds of a good page after the healing that end a world
+LATEST = 2400.0  # seconds after the healing at which a world ends in any case
+
+
+@dataclass
+class Coverage:
+    """What was seen, and how often."""
+
+    counts: Dict[str, "Counter[str]"] = field(default_factory=dict)
+
+    def count(self, table: str, name: str, times: int = 1) -> None:
+        self.counts.setdefault(table, Counter())[name] += times
+
+    def add(self, other: "Coverage") -> None:
+        for table, counter in other.counts.items():
+            self.counts.setdefault(table, Counter()).update(counter)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``violations``: (rule, host, whole line). ``virtual``: seconds."""
+
+    violations: Tuple[Violation, ...]
+    virtual: float
+    events: int
+    digest: str
+    coverage: Coverage
+
+    @property
+    def signature(self) -> str:
+        """What a smaller scenario must still show: the first rule that was broken; for an exception also where."""
+        if not self.violations:
+            return ""
+        first = self.violations[0]
+        return f"{first.rule} {first.text.partition(':')[0]}" if first.rule == "exception" else first.rule
+
+
+def attempt(scenario: Scenario, complete: bool = False) -> Outcome:
+    """Run it until a rule is broken, or the engine has been well for a while after the last fault. ``complete``: to its
+    length and not further, whatever happens."""
+    with laboratory():
+        world = World(scenario.cluster, scenario.seed)
+        world.progress.enabled = scenario.progress
+        for fault in scenario.faults:
+            schedule(world, fault)
+        if complete:
+            world.run(scenario.length)
+        else:
+            _run(world, scenario.length)
+        return Outcome(
+            tuple(world.invariants.violations), world.now, world.timeline.events, _digest(world), _coverage(world)
+        )
+
+
+def shown(scenario: Scenario, outcome: Outcome) -> Scenario:
+    """The scenario that ends soon after what went wrong."""
+    if not outcome.violations:
+        return scenario
+    return replace(scenario, length=float(outcome.violations[0].at // SECOND + 2))
+
+
+def _run(world: World, length: float) -> None:
+    moment = 0.0
+    while moment < length + LATEST and not world.timeline.stopped:
+        moment += STEP
+        world.run(moment)
+        if world.invariants.violations or (moment >= length + WELL and _is_well(world)):
+            return
+
+
+def _is_well(world: World) -> bool:
+    if not world.health:
+        return False
+    since, good = world.health[-1]
+    return good and world.timeline.now - since >= WELL * SECOND
+
+
+def _digest(world: World) -> str:
+    found = hashlib.sha256()
+    for note in world.notes:
+        found.update(f"{note}\n".encode())
+    for slot, data in sorted(world.volume.slots.items()):
+        found.update(b"%d:" % slot + data)
+    found.update(f"{world.timeline.events} {world.disk.owner}".encode())
+    return found.hexdigest()[:16]
+
+
+def _coverage(world: World) -> Coverage:
+    found = Coverage()
+    for (before, after), times in world.transitions.items():
+        found.count("transition", f"{before or 'agent'} -> {after}", times)
+        found.count("state", after, times)
+    for (_, code), _ in world.reasons.items():
+        found.count("reason", code)
+    for _, _, order in world.orders:
+        found.count("action", order)
+    for name, times in world.began.items():
+        found.count("fault", name, times)
+    for name, times in world.kills.items():
+        found.count("fence", name, times)
+    return found
+
+
+def tables(coverage: Coverage) -> List[Tuple[str, Dict[str, Any]]]:
+    """In the order in which they are printed."""
+    return [(table, dict(sorted(counter.items()))) for table, counter in sorted(coverage.counts.items())]
