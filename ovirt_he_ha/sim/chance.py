@@ -41,9 +41,7 @@ HABITS: Dict[str, Habit] = {
     "host-off": Habit(2.0, 600.0),
     "host-reset": Habit(1.5),
     "host-stun": Habit(1.5, 300.0),
-    # A machine that sleeps for longer than its lease lasts wakes up beside its successor: nothing but hardware could
-    # prevent that (a second, until its guard has looked).
-    "host-suspend": Habit(1.0, 100.0),
+    "host-suspend": Habit(),
     # sanlock that comes back beside a running copy frees its lease when somebody joins anew. oVirt's own do, ours kill
     # the copy first.
     "sanlock-kill": Habit(1.5, ours=True),
@@ -55,8 +53,6 @@ HABITS: Dict[str, Habit] = {
     "network-loss": Habit(1.5),
     "vm-crash": Habit(2.5),
     "vm-pause": Habit(1.5),
-    # Whoever resumes a copy by hand that nobody killed has agents that are dead, or oVirt's own.
-    "vm-resume": Habit(0.0),
     "guest-panic": Habit(1.0),
     "migration-fails": Habit(1.5),
     "local-maintenance": Habit(2.5),
@@ -71,9 +67,19 @@ HABITS: Dict[str, Habit] = {
     "vdsm-down": Habit(0.5),
     "upgrade": Habit(1.0),
     "zeroed": Habit(0.5),
-    "heal": Habit(0.0),
-}
-USUAL = Habit()
+    # The others are usual. A kind that is not in this table is for named stories only.
+    **{
+        name: Habit()
+        for name in (
+            "agent-hang", "bit-rot", "bridge-down", "broker-hang", "broker-stop", "clean-metadata", "cpu-load",
+            "definition-broken", "events-late", "events-lost", "foreign-write", "ghost-writes", "guest-off",
+            "hand-shutdown", "ignores-shutdown", "libvirtd-hang", "libvirtd-kill", "lockspace-removed", "lost-writes",
+            "memory-low", "migration-network-loss", "never-boots", "page-bad", "page-flaps", "page-slow",
+            "probes-unknown", "slots-hang", "slots-read-error", "slots-write-error", "slow-host", "stale-reads",
+            "start-fails", "storage-slow", "torn-writes", "vm-deaf", "volume-missing", "wall-clock",
+        )
+    },
+}  # fmt: skip
 # What only hosts of oVirt's own have.
 THEIRS = ("monitor-frozen", "vdsm-down", "upgrade")
 
@@ -167,9 +173,8 @@ def _faults(random: Random, cluster: ClusterSpec, heal: float) -> List[Fault]:
     span = heal - BEGIN - LAST_WORD
     count = 1 + min(int(random.expovariate(1 / (1.0 + span / 90.0))), 14)
     theirs = [number for number, spec in sorted(cluster.each.items()) if spec.get("upstream")]
-    drawn = [name for name in sorted(KINDS) if KINDS[name].area != "sabotage" and HABITS.get(name, USUAL).weight > 0]
-    names = [name for name in drawn if theirs or name not in THEIRS]
-    weights = [HABITS.get(name, USUAL).weight for name in names]
+    names = [name for name in sorted(HABITS) if theirs or name not in THEIRS]
+    weights = [HABITS[name].weight for name in names]
     found = [_fault(random, name, cluster, heal) for name in random.choices(names, weights, k=count)]
     return [fault for fault in found if fault is not None]
 
@@ -188,12 +193,12 @@ def _seconds(random: Random, name: str, left: float) -> Optional[float]:
         return None
     if name in ("agent-kill", "broker-kill", "libvirtd-kill") and random.random() < 0.5:
         return None
-    longest = min(HABITS.get(name, USUAL).longest, left)
+    longest = min(HABITS[name].longest, left)
     return round(min(random.choice(MOMENTS) * (0.7 + 0.6 * random.random()), longest), 3)
 
 
 def _target(random: Random, name: str, cluster: ClusterSpec) -> Optional[HostName]:
-    habit = HABITS.get(name, USUAL)
+    habit = HABITS[name]
     hosts = list(range(1, cluster.hosts + 1))
     theirs = [number for number in hosts if cluster.each.get(number, {}).get("upstream")]
     if name in THEIRS:

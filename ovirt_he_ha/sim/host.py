@@ -77,6 +77,8 @@ class Host:
         self.boots = 0
         self.power = False
         self.stunned = False
+        self.fenced = spec.watchdog  # whether the sanlock that runs has a watchdog
+        self._sleeps = False
         self.scope = Scope()
         self.scope.end()
         self.clock = HostClock(self.timeline, 0.0, spec.rate)
@@ -136,12 +138,13 @@ class Host:
             return
         self.trace("suspended" if suspend else "stunned")
         self.stunned = True
+        self._sleeps = suspend
         self.timeline.hold(self.scope)
         for copy in self.libvirt.processes():
             copy.guest.runs(False)
         if suspend:
             self.clock.suspend()
-        elif self.spec.watchdog and self.sanlock_daemon is not None:
+        elif self.fenced and self.sanlock_daemon is not None:
             fire = self.world.disk.watchdog - KEEPALIVE * self.random.random()
             if fire < seconds:
                 self._stun_ends = self.timeline.after(fire, lambda: self.reset("reset by the watchdog, stunned"))
@@ -157,7 +160,7 @@ class Host:
         for copy in self.libvirt.processes():
             if copy.cpus == Cpus.RUNNING:
                 copy.guest.runs(True)
-                self.world.invariants.woke(copy)
+                self.world.invariants.woke(copy, self._sleeps)
         self.timeline.go_on(self.scope)
 
     # --- watchdog ----------------------------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ class Host:
         latest = renewed + self.world.disk.dead_after
         if space.name == self.lease_space:
             self.timeline.at(latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed))
-        if not self.spec.watchdog:
+        if not self.fenced:
             return
         moment = latest - ns(KEEPALIVE * self.random.random())
         # Each lockspace has a line of its own to the watchdog: the first that ends counts.
@@ -192,6 +195,7 @@ class Host:
 
     def start_sanlock(self) -> None:
         if self.sanlock_daemon is None and self.power:
+            self.fenced = self.spec.watchdog
             self.sanlock_daemon = Sanlock(
                 self.timeline, Scope(self.scope), self.world.disk, self.path, self.hostname, self.random,
                 self.spec.watchdog, self,

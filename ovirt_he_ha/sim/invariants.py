@@ -50,6 +50,7 @@ FLAG_FOR_START = 27.0
 FLAG = 62.0
 OWNER_KNOWN = 27.0  # seconds after which every host has read a new owner, or knows that it has not
 HOUR = 3600.0
+WAKING = 3.0  # seconds after a sleep in which the guard looks and kills
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Invariants:
         self._flag_since: Optional[int] = None
         self._owner_since = 0
         self._moves: Dict[Tuple[int, int], List[int]] = {}
+        self._woken: Dict[Copy, int] = {}  # until when its guard may take to notice that it slept
 
     def violate(self, rule: str, host: int, text: str) -> None:
         if (rule, host) in self._said:
@@ -92,10 +94,22 @@ class Invariants:
         if copy.cpus == Cpus.RUNNING:
             self._runs(copy, before != Cpus.STARTING)
 
-    def woke(self, copy: Copy) -> None:
-        """Its machine stood still, and goes on."""
+    def woke(self, copy: Copy, slept: bool) -> None:
+        """Its machine stood still, and goes on. ``slept``: with its watchdog, so that nothing could end the copy while
+        its lease ran out; it must be gone soon after."""
         self._dirty = True
+        timeline, owner = self._world.timeline, self._world.disk.owner
+        if slept and (owner.host_id, owner.generation) != copy.lease:
+            self._woken[copy] = timeline.now + ns(WAKING)
+            timeline.after(WAKING, lambda: self._awake(copy))
+            return
         self._runs(copy, True)
+
+    def _awake(self, copy: Copy) -> None:
+        del self._woken[copy]
+        if copy.cpus == Cpus.RUNNING:
+            self._dirty = True
+            self._runs(copy, True)
 
     def _runs(self, copy: Copy, again: bool) -> None:
         last = self._last_runner
@@ -118,7 +132,7 @@ class Invariants:
         running = [
             copy
             for copy in self._world.copies()
-            if copy.cpus == Cpus.RUNNING and not self._world.hosts[copy.host].stunned
+            if copy.cpus == Cpus.RUNNING and not self._world.hosts[copy.host].stunned and copy not in self._woken
         ]
         if len(running) > 1:
             listed = ", ".join(f"process {copy.pid} on host{copy.host}" for copy in running)
@@ -143,7 +157,7 @@ class Invariants:
         else:
             known = set()
         for copy in host.libvirt.processes() if host.power and not host.stunned else []:
-            if copy.cpus == Cpus.RUNNING and copy.pid not in known:
+            if copy.cpus == Cpus.RUNNING and copy.pid not in known and copy not in self._woken:
                 self.violate("outlived-lease", host.number, f"process {copy.pid} runs, last renewal {stamp(renewed)} s")
 
     # --- slots -------------------------------------------------------------------------------------------------------

@@ -257,13 +257,18 @@ class Sanlock:
         self._after(2 * self.io, lambda: self._renew(space))
 
     def _read_others(self, space: Space) -> None:
-        seen = space.seen if space.seen is not None else {}
-        now = self.timeline.now
-        space.looked = now
-        for host_id, lease in self.disk.space(space.name).items():
-            known = seen.get(host_id)
-            if known is None or known[0] != lease.renewed:
-                seen[host_id] = (lease.renewed, now)
+        space.looked = self.timeline.now
+        for host_id in self.disk.space(space.name):
+            self._look_at(space, host_id)
+
+    def _look_at(self, space: Space, host_id: int) -> None:
+        """Before a lease is taken its owner's host id is read anew: what is known of it may be ``2 io`` old."""
+        lease = self.disk.space(space.name).get(host_id)
+        if lease is None or space.seen is None:
+            return
+        known = space.seen.get(host_id)
+        if known is None or known[0] != lease.renewed:
+            space.seen[host_id] = (lease.renewed, self.timeline.now)
 
     def _expire_later(self, space: Space) -> None:
         wait = space.renewed + ns(8 * self.io) - self.timeline.now
@@ -355,6 +360,7 @@ class Sanlock:
 
     def _judge(self, wait: _Wait, space: Space) -> None:
         owner = self.disk.owner
+        self._look_at(space, owner.host_id)
         if owner.host_id == space.host_id and owner.generation == space.generation and self.held:
             self._answer(wait, "error")  # another process of this host has it
         elif self._may_take(owner, space):
