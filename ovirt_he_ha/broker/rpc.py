@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.connections import Caller, Connection, Connections
+from ovirt_he_ha.broker.lobby import Lobby
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.protocol import METHODS, FaultCode, WireError, answer_bytes, fault_bytes, parse_call
 from ovirt_he_ha.broker.request import Gone, Limits, Refused, Request, RequestReader, answer_head
@@ -89,6 +90,7 @@ class RpcServer:
         self._connections = Connections(self._limits)
         self._stopping = threading.Event()
         self._known: Dict[bytes, _Call] = {}
+        self._lobby: Optional[threading.Thread] = None
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -107,7 +109,11 @@ class RpcServer:
             raise SocketProblem(
                 f"{self.path}: cannot be bound ({error.strerror}); expected a writable directory"
             ) from error
-        threading.Thread(target=self._accept, name="rpc-accept", daemon=True).start()
+        lobby = Lobby(
+            self._admit, self._serve_in_thread, self._connections.forget, self._limits.idle_seconds, self._stopping
+        )
+        self._lobby = threading.Thread(target=lobby.run, args=(self._listener,), name="rpc-accept", daemon=True)
+        self._lobby.start()
 
     def _new_path(self) -> str:
         return f"{self.path}.new"
@@ -135,9 +141,11 @@ class RpcServer:
         if self._listener is not None:
             self._unlink()
             try:
-                self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the lobby, which has its number until then
             except OSError as error:
                 log.debug("listener: %s", error)
+            if self._lobby is not None:
+                self._lobby.join(1.0)
             self._listener.close()
             self._listener = None
 
@@ -159,26 +167,12 @@ class RpcServer:
 
     # --- connections ----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        listener = self._listener
-        while listener is not None and not self._stopping.is_set():
-            try:
-                peer, _address = listener.accept()
-            except OSError as error:
-                if self._stopping.is_set():
-                    return
-                # Out of descriptors or memory: those in use are freed by limits and deadlines within seconds.
-                log.error("no new connection accepted: %s", error, extra=throttled("accept"))
-                time.sleep(0.1)
-                continue
-            self._admit(peer)
-
-    def _admit(self, peer: socket.socket) -> None:
+    def _admit(self, peer: socket.socket) -> Optional[Connection]:
         try:
             caller = Caller(*_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
         except OSError:
             peer.close()
-            return
+            return None
         if not self._may_connect(caller):
             self._metrics.add("rpc.connections_refused")
             log.warning(
@@ -188,18 +182,18 @@ class RpcServer:
                 extra=throttled("refused", HE_UID=caller.uid),
             )
             peer.close()
-            return
+            return None
         connection = Connection(peer, caller)
         gone = self._connections.register(connection)
         if gone is None:
             self._metrics.add("rpc.connections_over_limit")
             _send_error(peer, Refused(503, "Service Unavailable", "too many connections"), 0.0)
             peer.close()
-            return
+            return None
         if gone:
             self._metrics.add("rpc.connections_evicted", len(gone))
         self._metrics.add("rpc.connections")
-        self._serve_in_thread(connection)
+        return connection
 
     def _serve_in_thread(self, connection: Connection) -> None:
         try:

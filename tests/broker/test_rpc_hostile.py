@@ -136,6 +136,28 @@ def test_a_thousand_idle_connections_are_bounded_and_the_next_client_is_served(s
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_who_says_nothing_has_no_thread_and_is_not_kept_for_ever(serve):
+    server = serve(Limits(idle_seconds=0.4))
+    before = threading.active_count()
+    silent = [connect(server.path) for _ in range(20)]
+    try:
+        assert served(server)  # admitted after them
+        assert threading.active_count() <= before + 1
+        assert all(peer.recv(1) == b"" for peer in silent)
+        assert served(server)
+    finally:
+        for peer in silent:
+            peer.close()
+
+
+def test_a_stop_ends_those_that_said_nothing(serve):
+    server = serve()
+    with connect(server.path) as silent:
+        assert served(server)
+        assert server.stop(5.0)
+        assert silent.recv(1) == b""
+
+
 @pytest.mark.parametrize("body", [b"", WAIT, LARGE], ids=["idle", "waiting", "not-reading"])
 def test_another_process_of_the_same_user_is_never_locked_out(serve, answers, crowd, body):
     server = serve(Limits(connections=12, per_uid=8, send_seconds=60.0, idle_seconds=60.0))
