@@ -242,6 +242,7 @@ def _pack_leases(leases: LeaseFacts) -> Struct:
         "owner": _pack_reading(leases.owner, _pack_owner),
         "own_generation": leases.own_generation,
         "watchdog_armed": leases.watchdog_armed,
+        "reset_within": leases.reset_within,
     }
 
 
@@ -363,6 +364,7 @@ def _leases(root: Members) -> LeaseFacts:
         io_timeout=root.get("io_timeout", natural),
         watchdog=root.get("watchdog", natural),
         watchdog_armed=members.optional("watchdog_armed", flag),
+        reset_within=members.optional("reset_within", number),
     )
 
 

@@ -7,6 +7,7 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Callable, List, Optional
 
 from ovirt_he_ha import __version__
@@ -40,6 +41,7 @@ from ovirt_he_ha.hypervisor.process import ProcessTable
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace
 from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
+from ovirt_he_ha.lease.reset_watch import ResetWatch
 from ovirt_he_ha.storage.domain_files import DomainFiles
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_worker import IoWorker
@@ -49,6 +51,7 @@ from ovirt_he_ha.storage.volumes import SCANNED
 
 log = logging.getLogger(__name__)
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 EXIT_OK = 0
 EXIT_SOCKET = 1  # another broker, or no place for the socket
 EXIT_HANGING = 2  # told to stop, and something hung until the end: the journal names it
@@ -178,6 +181,7 @@ def _composed(
         clock,
         may_join=JoinRule(ProcessTable(), conf.vmid),
         on_change=changes.bump,
+        reset_watch=ResetWatch(clock, paths.run_dir / "sanlock-held.json", BOOT_ID.read_text(encoding="ascii").strip()),
         read_owner=reader.owner,
     )
     door = _door(conf, clock, reader.use_sector_size)

@@ -28,6 +28,11 @@ def objections(
             "No watchdog is known to be armed: a host that hangs with the VM would write to its disk after a peer has "
             "started it. allow-unfenced=yes in [fencing] of agent.conf accepts that"
         )
+    if snapshot.leases.reset_within is not None:
+        yield (
+            "sanlock died with this host's lockspace, and the watchdog resets the host within "
+            f"{snapshot.leases.reset_within:.0f} s: start the VM on another host"
+        )
 
 
 def _fresh(reading: "Reading[Any]") -> bool:

@@ -62,6 +62,8 @@ def _unable(sit: Situation) -> str:
         return "definition"
     if sit.snapshot.host.lease is None:
         return "lease-unset"
+    if sit.snapshot.leases.reset_within is not None:
+        return "reset-pending"
     return "unfenced" if is_unfenced(sit) else ""
 
 

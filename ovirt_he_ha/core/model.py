@@ -227,7 +227,8 @@ class LeaseFacts:
 
     ``lockspace`` is the storage domain's (sdUUID), ``whiteboard`` is ``hosted-engine``. ``hosts`` maps id -> flag
     from the storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog``
-    in seconds.
+    in seconds. ``reset_within``: seconds within which the watchdog resets this host, because its sanlock died with the
+    lockspace; None: no reset is expected.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -238,6 +239,7 @@ class LeaseFacts:
     io_timeout: int = 10
     watchdog: int = 60
     watchdog_armed: Optional[bool] = None
+    reset_within: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "lease-held": "The VM's lease belongs to host {host}, which is {flag} for sanlock",
         "lease-own-process": "The VM's lease is ours and its process still exists (pid {pid})",
         "unfenced": "No armed watchdog, and allow-unfenced is not set",
+        "reset-pending": "sanlock died with this host's lockspace: the watchdog resets the host soon",
         # --- whose turn it is
         "score-zero": "This host's score is 0 ({why})",
         "rank": "{count} better host(s) come first, {hostname} (host {host}) with {score} points",
@@ -110,6 +111,7 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
     {
         "baseline": "every known host is established",
         "rank": "this host's turn to start",
+        "reset-pending": "the watchdog has reset this host, or will not",
         "last-resort": "start at score 0 as the last resort",
         "lease": "the owner's lease can be dead",
         "start-backoff": "next start",

@@ -226,6 +226,9 @@ def _guarded(sit: Situation, d: Draft) -> Iterator[Reason]:
         yield reason("lease-mismatch", host=peer.host_id, theirs=theirs, ours=lease_text(sit.snapshot.host.lease))
     if is_unfenced(sit):
         yield reason("unfenced")
+    if sit.snapshot.leases.reset_within is not None:
+        d.ahead("reset-pending", sit.now + sit.snapshot.leases.reset_within)
+        yield reason("reset-pending")
     if sit.view.too_new:
         yield reason("too-new", hosts=_listed(sit.view.too_new))
 

@@ -48,8 +48,8 @@ class Timers:
     liveness_limit: float = _row(60.0, 30.0, 120.0)
     # Slots are read this often while the engine is well, ...
     slot_read_well: float = _row(10.0, 1.0, 15.0)
-    # ... and this often while it is not: rank and `down` are learnt at most 2 s after they were written, the read itself
-    # and a late thread included.
+    # ... and this often while it is not: rank and `down` are learnt at most 2 s after they were written, the read
+    # itself and a late thread included.
     slot_read_alert: float = _row(1.8, 0.5, 10.0)
     # All 2,001 slots (8 MB): a host that sanlock does not list is found after 10 minutes at the latest.
     full_scan: float = _row(600.0, 60.0, 3600.0)

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Mapping, Optional, Tuple
 
 RUN_DIR = "/run/sanlock"
@@ -28,6 +28,7 @@ _RECORD = struct.Struct("=III4xQ48sI4x")
 _LOCKSPACE = struct.Struct("=48sQI4x1024sQ8x")
 _RESOURCE = struct.Struct("=48s48sQQIIII")
 _DISK_SIZE = 1040
+_CREDENTIALS = struct.Struct("3i")
 _MOST_TEXT = 65536
 _MOST_BYTES = 8 << 20
 _NO_PID = 0xFFFFFFFF  # the daemon's own connections
@@ -63,12 +64,14 @@ class Space:
 
 @dataclass(frozen=True)
 class DaemonStatus:
-    """``clients``: pids registered. ``held``: (lockspace, resource, pid) of every lease that a process here holds."""
+    """``clients``: pids registered. ``held``: (lockspace, resource, pid) of every lease that a process here holds.
+    ``daemon``: pid and start of the process that answered; empty if that cannot be told."""
 
     watchdog: Optional[bool]
     spaces: Mapping[str, Space]
     clients: Tuple[int, ...]
     held: Tuple[Tuple[str, str, int], ...]
+    daemon: str = ""
 
 
 def socket_path() -> str:
@@ -85,13 +88,27 @@ def ask(path: Optional[str] = None, deadline: float = DEADLINE) -> DaemonStatus:
         try:
             connection.connect(path)
             connection.sendall(_HEADER.pack(_MAGIC, 1, _COMMAND, 0, _HEADER.size, 0, 0, 0))
-            return parse(_received(connection, until), path)
+            daemon = _identity(connection)
+            return replace(parse(_received(connection, until), path), daemon=daemon)
         except ConnectionRefusedError as error:
             raise NoStatus("refused", path, "nobody listens") from error
         except (socket.timeout, BlockingIOError) as error:
             raise NoStatus("overdue", path, f"no answer within {deadline:g} s") from error
         except OSError as error:
             raise NoStatus("unreachable", path, error.strerror or str(error)) from error
+
+
+def _identity(connection: socket.socket) -> str:
+    """Of the process that listens. A pid alone may be another process's by now; its start in clock ticks since the boot
+    tells them apart."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid = _CREDENTIALS.unpack(credentials)[0]
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            words = stream.read().rpartition(b")")[2].split()
+        return f"{pid}:{int(words[19])}"
+    except (OSError, IndexError, ValueError):
+        return ""
 
 
 def parse(answer: bytes, path: str = "") -> DaemonStatus:

@@ -24,6 +24,8 @@ from ovirt_he_ha.lease import vm_lease, watchdog
 from ovirt_he_ha.lease.binding import Sanlock, code_of, load, text_of
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership, leave_all
+from ovirt_he_ha.lease.reset_watch import ResetWatch
+from ovirt_he_ha.lease.watchdog import Tie
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +59,10 @@ class SanlockLockspaces(Lockspaces):
     storage).
 
     ``may_join`` is asked before the storage domain's lockspace is joined (see Membership). ``on_change`` is called
-    from these threads when something in ``facts`` changed, ages apart; it must not block. ``watchdog_armed`` is asked
-    once per join. ``read_owner`` reads the owner from the volume and raises LeaseUnreadable (sanlock's own call reads
-    1 MiB each time, and is what is used without it). Raises SanlockMissing when the binding is not installed.
+    from these threads when something in ``facts`` changed, ages apart; it must not block. ``ask_watchdog`` is asked
+    once per join; ``reset_watch`` remembers what it said. ``read_owner`` reads the owner from the volume and raises
+    LeaseUnreadable (sanlock's own call reads 1 MiB each time, and is what is used without it). Raises SanlockMissing
+    when the binding is not installed.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class SanlockLockspaces(Lockspaces):
         calm_poll: float = CALM,
         may_join: Callable[[], bool] = lambda: True,
         on_change: Callable[[], None] = lambda: None,
-        watchdog_armed: Callable[[], Optional[bool]] = watchdog.armed,
+        ask_watchdog: Callable[[], Optional[Tie]] = watchdog.tie,
+        reset_watch: Optional[ResetWatch] = None,
         read_owner: Optional[Callable[[], LeaseOwner]] = None,
         api: Optional[Sanlock] = None,
     ) -> None:
@@ -85,7 +89,8 @@ class SanlockLockspaces(Lockspaces):
         self._alert_poll = alert_poll
         self._calm_poll = calm_poll
         self._on_change = on_change
-        self._ask_watchdog = watchdog_armed
+        self._ask_watchdog = ask_watchdog
+        self._reset_watch = reset_watch or ResetWatch(self._clock)
         self._read_owner = read_owner or (lambda: vm_lease.owner(self._lease, self._sector_size, self._api))
         self._alert = False
         self._host_id: Optional[int] = None
@@ -142,6 +147,7 @@ class SanlockLockspaces(Lockspaces):
             own_generation=self._own_generation,
             io_timeout=self._io_timeout,
             watchdog_armed=self._armed,
+            reset_within=self._reset_watch.within(),
         )
 
     def problems(self) -> Mapping[str, str]:
@@ -154,11 +160,20 @@ class SanlockLockspaces(Lockspaces):
         ``want``."""
         for each in (self._domain, self._whiteboard):
             each.want(None)
-        leaving = threading.Thread(
-            target=leave_all, args=((self._domain, self._whiteboard),), name="leave", daemon=True
-        )
+        leaving = threading.Thread(target=self.give_back, name="leave", daemon=True)
         leaving.start()
         leaving.join(deadline)
+
+    def give_back(self) -> None:
+        """What ``leave`` does on its own thread."""
+        leave_all((self._domain, self._whiteboard))
+        self.given_back()
+
+    def given_back(self) -> None:
+        """sanlock has answered both leaves."""
+        members = (self._domain, self._whiteboard)
+        if all(each.status.state is LockspaceState.NOT_HELD for each in members):
+            self._reset_watch.left()
 
     def close(self) -> None:
         """End the threads that can end."""
@@ -194,10 +209,13 @@ class SanlockLockspaces(Lockspaces):
         now = self._clock.monotonic()
         if self._asked == self._own_generation or now < self._ask_again_at:
             return
-        before, self._armed = self._armed, self._ask_watchdog()
+        before, tie = self._armed, self._ask_watchdog()
         self._ask_again_at = now + ASK_AGAIN
-        if self._armed is not None:
+        if tie is not None:
             self._asked = self._own_generation
+            if tie.daemon:
+                self._reset_watch.held_by(tie.daemon, tie.armed, 8.0 * self._io_timeout + LeaseFacts.watchdog)
+        self._armed = None if tie is None else tie.armed  # not before it is known whether this host is to be reset
         if self._armed != before:
             self._on_change()
 

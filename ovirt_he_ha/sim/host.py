@@ -10,6 +10,7 @@ from ovirt_he_ha.config.files import HaConf
 from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.lease.reset_watch import ResetWatch
 from ovirt_he_ha.sim.appliance import Cpus, Guest
 from ovirt_he_ha.sim.clock import Entry, HostClock, Scope, ns
 from ovirt_he_ha.sim.hypervisor import Copy, Libvirt
@@ -69,6 +70,7 @@ class Host:
         self.mail = Mail()
         self.path = Path(Random(f"{world.seed}:path:{number}"), spec.latency)
         self.ha_conf = HaConf()
+        self.ha_conf_problem = ""
         self.budgets: Optional[Tuple[str, Budgets]] = None
         self.definition_problem = ""
         self.definition_since = 0.0
@@ -83,6 +85,7 @@ class Host:
         self.scope.end()
         self.clock = HostClock(self.timeline, 0.0, spec.rate)
         self.boot_id = ""
+        self.reset_watch = ResetWatch(self.clock)
         self.libvirt = Libvirt(self.timeline, self, world.next_copy)
         self.sanlock_daemon: Optional[Sanlock] = None
         self.broker: Optional[BrokerSeat] = None
@@ -102,6 +105,7 @@ class Host:
         self.scope = Scope()
         self.boot_id = f"boot-{self.number}-{self.boots}"
         self.clock = HostClock(self.timeline, uptime, self.spec.rate)
+        self.reset_watch = ResetWatch(self.clock)
         self.libvirt = Libvirt(self.timeline, self, self.world.next_copy)
         self.trace("power on")
         self.timeline.after(daemons_after, self.start_sanlock, self.scope)

@@ -114,7 +114,7 @@ def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[]
             if space.held or space.leaving
         }
         held = tuple((lease.lockspace, lease.key, pid) for pid in sorted(found.held))
-        return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held)
+        return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held, f"{found.started}")
 
     return ask
 
@@ -249,6 +249,7 @@ class EventLockspaces(SanlockLockspaces):
                 each.leave()
             except Hanging:
                 self._timeline.spend(deadline)
+        self.given_back()
 
     def daemon_died(self) -> None:
         for each in (self._domain, self._whiteboard):

@@ -130,6 +130,7 @@ class Sanlock:
         self.name = owner_name
         self.random = random
         self.watchdog = watchdog
+        self.started = timeline.now
         self.machine = machine
         self.spaces: Dict[str, Space] = {}
         self.holders: Dict[int, Holder] = {}

@@ -24,6 +24,7 @@ from ovirt_he_ha.broker.rpc import Caller, Fault
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink, BrokerSnapshot, BrokerUnavailable
 from ovirt_he_ha.config.files import AgentConf, HaConf
+from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import (
     Action,
     ActionKind,
@@ -42,6 +43,8 @@ from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.process import EngineProcess, ProcessTable
 from ovirt_he_ha.lease import vm_lease
 from ovirt_he_ha.lease.loops import Loop
+from ovirt_he_ha.lease.reset_watch import ResetWatch
+from ovirt_he_ha.lease.watchdog import tie
 from ovirt_he_ha.sim.clock import Beat, HostClock, Scope, Timeline
 from ovirt_he_ha.sim.hypervisor import Done, Libvirt
 from ovirt_he_ha.sim.lockspaces import EventLockspaces, EventLoop, SanlockBinding, status_of
@@ -79,7 +82,9 @@ class Body(Protocol):
     allow_unfenced: bool
     migration_address: str
     ha_conf: HaConf
+    ha_conf_problem: str
     budgets: Optional[Tuple[str, Budgets]]
+    reset_watch: ResetWatch
     broker: "Optional[BrokerSeat]"
 
     def sanlock(self) -> Optional[Sanlock]: ...
@@ -147,7 +152,8 @@ class BrokerSeat:
             "hosted-engine.lockspace",
             may_join=JoinRule(table, VMID, status),
             on_change=self.changed,
-            watchdog_armed=lambda: status().watchdog,
+            ask_watchdog=lambda: tie(status),
+            reset_watch=body.reset_watch,
         )
         lost = lambda: self.lockspaces.facts().lockspace.value in _LOST  # noqa: E731
         self.watch = SimWatch(body.libvirt, clock, timeline, self.scope, lost, body.mail)
@@ -404,6 +410,8 @@ class EventCollector(Collector):
     body: Body
 
     def ha_conf(self) -> HaConf:
+        if self.body.ha_conf_problem:
+            raise ConfigError("/ha.conf", "local_maintenance", "True or False", self.body.ha_conf_problem)
         return self.body.ha_conf
 
 

@@ -54,6 +54,7 @@ leases = st.builds(
     io_timeout=st.integers(1, 60),
     watchdog=st.integers(1, 600),
     watchdog_armed=st.none() | flags,
+    reset_within=st.none() | st.floats(0, 1000),
 )
 monitors = st.builds(
     model.Monitors,

@@ -90,6 +90,11 @@ def test_unfenced_is_refused_unless_this_host_accepts_it(armed: Any) -> None:
     assert against(facts(watchdog_armed=armed), allow_unfenced=True) == []
 
 
+def test_a_host_that_is_about_to_be_reset_is_refused() -> None:
+    (why,) = against(facts(reset_within=88.4))
+    assert "88 s" in why
+
+
 @pytest.mark.parametrize(("host_id", "lease", "refused"), [(2, OTHER, True), (2, LEASE, False), (3, OTHER, False)])
 def test_a_live_peer_must_guard_the_vm_with_the_same_lease(host_id: int, lease: LeaseId, refused: bool) -> None:
     """Host 3 is not alive: what it published counts no more."""

@@ -55,7 +55,7 @@ def make_lockspaces(places, scale, api, may_join):
         places.whiteboard,
         SystemClock(scale),
         may_join=may_join,
-        watchdog_armed=lambda: None,
+        ask_watchdog=lambda: None,
         api=api,
     )
 

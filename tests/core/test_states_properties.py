@@ -179,6 +179,7 @@ leases = st.builds(
     owner=reading(st.builds(LeaseOwner, st.sampled_from([0, 1, 2, 3, 9]), st.integers(0, 3))),
     own_generation=st.none() | st.integers(0, 9),
     watchdog_armed=often(True, st.none() | st.just(False)),
+    reset_within=often(None, st.floats(0.1, 150.0)),
 )
 hosts = st.builds(
     HostFacts,
@@ -285,6 +286,7 @@ def check_start(snapshot, decision, vm):
     assert snapshot.host.lease is not None
     assert not snapshot.host.definition_problem
     assert snapshot.leases.watchdog_armed or snapshot.host.allow_unfenced
+    assert snapshot.leases.reset_within is None
     for lockspace in (snapshot.leases.lockspace, snapshot.leases.whiteboard):
         assert lockspace.value is LockspaceState.HELD
     # S3, without the policy's code: nobody may be there whom we neither saw change, nor be silent, nor dead.

@@ -85,6 +85,7 @@ AGAINST = [
     ("lease-unset", no_lease),
     ("lease-mismatch", other_lease),
     ("unfenced", lambda w: setattr(w, "watchdog_armed", None)),
+    ("reset-pending", lambda w: setattr(w, "reset_within", 90.0)),
     ("lease-unknown", lambda w: setattr(w, "owner", UNREAD)),
     ("lease-unknown", lambda w: setattr(w, "owner", Reading.of(LeaseOwner(0), 30.0))),
     ("lease-held", lambda w: owned(w, 3, HostLease.LIVE)),
@@ -460,6 +461,19 @@ def test_our_own_lease_decides_what_is_another():
     world.host = replace(world.host, lease=OTHER_LEASE)
     assert "lease-mismatch" in codes(world.step())
     assert world.host.lease != LEASE
+
+
+def test_a_host_that_is_about_to_be_reset_is_no_place_for_the_vm():
+    """Not even as the last resort: it would lose it again within minutes."""
+    world = World(peers=())
+    world.reset_within = 90.0
+    decision = world.step()
+    assert world.look().score.zero_reason == "reset-pending"
+    assert {c.event: c.at for c in decision.countdowns}["reset-pending"] == world.now + 90.0
+    world.carry(no_peer_since=world.now - 1000.0)
+    assert world.look().action is None
+    world.reset_within = None
+    assert kind(world.step()) is START
 
 
 def test_unfenced_with_the_exception():

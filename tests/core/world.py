@@ -83,6 +83,7 @@ class World:
         self.lockspace = Reading.of(LockspaceState.HELD)
         self.whiteboard = Reading.of(LockspaceState.HELD)
         self.watchdog_armed = True
+        self.reset_within = None
         self.generation = 1
         self.global_maintenance = Reading.of(False)
         self.host = HostFacts(
@@ -188,6 +189,7 @@ class World:
                 owner=self.owner,
                 own_generation=self.generation,
                 watchdog_armed=self.watchdog_armed,
+                reset_within=self.reset_within,
             ),
             carried=self.carried,
             report=self.report,

@@ -1,8 +1,10 @@
 """The status records: read right, and any bytes give an answer or a named refusal. (The real one: tests/contract.)"""
 
+import os
 import socket
 import struct
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -128,7 +130,10 @@ def kind(path, deadline=2.0):
 
 def test_over_the_socket(tmp_path):
     Daemon(tmp_path / "s", WHOLE)
-    assert ask(str(tmp_path / "s")) == parse(WHOLE)
+    found = ask(str(tmp_path / "s"))
+    pid, _, start = found.daemon.partition(":")
+    assert (int(pid), start.isdigit()) == (os.getpid(), True)  # this very process listens there
+    assert replace(found, daemon="") == parse(WHOLE)
 
 
 def test_what_keeps_it_from_answering(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import LeaseId, LockspaceState
-from ovirt_he_ha.lease import binding, daemon_status
+from ovirt_he_ha.lease import binding
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.daemon_status import DaemonStatus
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace, write_resource
@@ -17,7 +17,7 @@ from ovirt_he_ha.lease.lockspace import SanlockLockspaces
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership
 from ovirt_he_ha.lease.vm_lease import LeaseUnreadable, owner
-from ovirt_he_ha.lease.watchdog import armed
+from ovirt_he_ha.lease.watchdog import Tie, tie
 from tests.lease.fake_sanlock import FakeSanlock, SanlockException, Storage
 
 LEASE = LeaseId("sd", "key", "/lease")
@@ -38,7 +38,7 @@ def make(daemon):
     made = []
 
     def build(**options):
-        options.setdefault("watchdog_armed", lambda: True)
+        options.setdefault("ask_watchdog", lambda: Tie(True, "1"))
         made.append(SanlockLockspaces(LEASE, "/ids", "/whiteboard", SystemClock(500.0), api=daemon, **options))
         return made[-1]
 
@@ -99,7 +99,7 @@ class TestLockspaces:
 
     def test_the_watchdog_is_asked_once_per_join(self, make, daemon):
         asked = []
-        lockspaces = make(watchdog_armed=lambda: asked.append(1) or True)
+        lockspaces = make(ask_watchdog=lambda: asked.append(1) or Tie(True, "1"))
         lockspaces.want(1)
         eventually(lambda: lockspaces.facts().watchdog_armed is True)
         time.sleep(0.1)
@@ -110,9 +110,37 @@ class TestLockspaces:
         eventually(lambda: lockspaces.facts().watchdog_armed is True)
         assert len(asked) == 2
 
+    def test_s13_a_sanlock_that_died_with_the_lockspace_dooms_the_host(self, make, daemon):
+        """Whoever renews then: wdmd does not forget the first one. The host is fenced, and yet no place for the VM."""
+        lives = iter("12")
+        lockspaces = make(ask_watchdog=lambda: Tie(True, next(lives)))
+        lockspaces.want(1)
+        eventually(lambda: lockspaces.facts().watchdog_armed is True)
+        assert lockspaces.facts().reset_within is None
+        daemon.kill()
+        eventually(lambda: lockspaces.facts().watchdog_armed is None)
+        daemon.start()
+        eventually(lambda: lockspaces.facts().watchdog_armed is True)
+        within = lockspaces.facts().reset_within
+        assert within is not None
+        assert 100 < within <= 8 * 10 + 60 + 10
+        eventually(lambda: lockspaces.facts().reset_within is None)  # it was not reset: then nothing is left of it
+
+    def test_a_sanlock_that_was_left_in_peace_dooms_nobody(self, make, daemon):
+        asked = []
+        lockspaces = make(ask_watchdog=lambda: asked.append(1) or Tie(True, str(len(asked))))
+        lockspaces.want(1)
+        eventually(lambda: lockspaces.facts().watchdog_armed is True)
+        lockspaces.leave(5.0)
+        daemon.kill()
+        daemon.start()
+        lockspaces.want(1)
+        eventually(lambda: len(asked) == 2 and lockspaces.facts().watchdog_armed is True)
+        assert lockspaces.facts().reset_within is None
+
     def test_a_watchdog_that_is_not_told_is_asked_again_later(self, make):
         asked = []
-        lockspaces = make(watchdog_armed=lambda: asked.append(time.monotonic()) or None)
+        lockspaces = make(ask_watchdog=lambda: asked.append(time.monotonic()) or None)
         lockspaces.want(1)
         eventually(lambda: len(asked) == 2)
         assert asked[1] - asked[0] > 60 / 500
@@ -303,13 +331,13 @@ class TestOwnerAndFormat:
 
 class TestWatchdog:
     @pytest.mark.parametrize("expected", [True, False, None])
-    def test_what_sanlock_says(self, monkeypatch, expected):
-        monkeypatch.setattr(daemon_status, "ask", lambda: DaemonStatus(expected, {}, (), ()))
-        assert armed() is expected
+    def test_what_sanlock_says(self, expected):
+        found = tie(lambda: DaemonStatus(expected, {}, (), (), "7:70"))
+        assert found == (None if expected is None else Tie(expected, "7:70"))
 
     def test_nobody_to_ask(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SANLOCK_RUN_DIR", str(tmp_path))
-        assert armed() is None
+        assert tie() is None
 
 
 def test_a_loop_that_hangs_is_seen_and_goes_on():

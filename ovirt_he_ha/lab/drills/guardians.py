@@ -13,6 +13,7 @@ from ovirt_he_ha.lab.layout import LabHost
 
 # Without its guard the VM is dead before this; product seconds at sanlock's default.
 DEAD_BEFORE = 80.0
+RESET_BY = 150.0  # 8 io_timeouts, the watchdog's 60 s, and room
 SERVICE = "sanlock"
 
 
@@ -36,11 +37,20 @@ class SanlockKill(Drill):
         fault_at = faults.kill(host, SERVICE) if self._back else self._kill_for_good(host)
         course = follow_return(stage, fault_at, stage.wall(TAKEOVER * 2) + GUEST_LIMIT, promise)
         with_end_of(stage, course, copy)
-        course.more["powered_off"] = not powered(stage, host)
+        self._see_it_reset(stage, course, host)
         last = stage.witness.last_run(copy)
         if last is not None and last - fault_at > stage.wall(DEAD_BEFORE):
             course.recovered, course.problem = False, "the VM ran on without its guard"
         return course
+
+    def _see_it_reset(self, stage: Stage, course: Course, host: LabHost) -> None:
+        """wdmd does not forget a sanlock that died: the host is reset, whoever renews its lease by then. A VM that had
+        been started there again would be lost a second time."""
+        healthy = stage.engine() if course.recovered else None
+        stage.wait(lambda: not powered(stage, host), course.fault_at + stage.wall(RESET_BY) - time.monotonic())
+        course.more["powered_off"] = not powered(stage, host)
+        if healthy is not None and not stage.wait(lambda: stage.untouched(healthy), 2.0):
+            course.recovered, course.problem = False, "the VM was lost again when the watchdog reset its host"
 
     def _kill_for_good(self, host: LabHost) -> float:
         return float(control.call(host.control, "kill", service=SERVICE, away=True)["at"])
