@@ -372,6 +372,25 @@ def test_a_foreign_write_into_our_slot_is_said(made, seen_by):
     assert not made.board.publish(made.clock.now).overwritten
 
 
+def test_a_look_that_failed_before_a_write_is_made_up_for(made):
+    made.volume.put(2, record(2, Vm.UP, Health.GOOD))
+    made.tick()
+    made.board.write(1, record(1))
+    made.volume.put(1, b"somebody else")
+    made.clock.now += 10.1
+    failed = []
+
+    def fail_once(_offset):
+        if not failed:
+            failed.append(1)
+            raise StorageError("io", "/volume")
+
+    made.volume.before_read = fail_once
+    made.board.write(1, record(1, timestamp=101))
+    assert failed
+    assert made.board.publish(made.clock.now).overwritten
+
+
 def cycles(made, count):
     """The agent publishes every 10.1 s and the broker looks every 2; the bytes moved in one cycle."""
     made.volume.transfers.clear()
