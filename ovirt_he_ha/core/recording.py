@@ -161,7 +161,9 @@ def _predictable(snapshot: Snapshot, seen: Mapping[int, Seen]) -> List[int]:
         if old is None or old is now_there or now_there.changed_at != read_at:
             continue
         record = slots.get(host_id)
-        if isinstance(record, Record) and now_there.since == old.since and _follows(old, now_there, record):
+        if not isinstance(record, Record) or now_there.since != old.since:
+            continue
+        if now_there.token == _token(record) and now_there.past == (old.token, *old.past)[:_PAST]:
             found.append(host_id)
     return found
 
@@ -173,10 +175,6 @@ def _foreseen() -> bool:
 
 # Part of the format: what the policy makes of a slot may change, this may not. It costs bytes then, nothing else.
 _PAST = 30
-
-
-def _follows(old: Seen, new: Seen, record: Record) -> bool:
-    return new.token == _token(record) and new.past == (old.token, *old.past)[:_PAST]
 
 
 def _token(record: Record) -> str:
@@ -209,28 +207,31 @@ class _SlotWriter:
         found: Dict[str, Any] = {}
         for host_id, decoded in slots.items():
             data, old = raw.get(host_id), self._known.get(host_id)
-            if old is None or not self._is(old, data, decoded):
-                found[str(host_id)] = self._change(host_id, old, data, decoded)
+            if old is not None and old.data == data and (data is not None or self._is(old.slot, decoded)):
+                continue
+            found[str(host_id)] = self._change(host_id, old, data, decoded)
         if whole:
             return {"=": found}
         return {"+": found} if found else SAME
 
-    def _is(self, old: _Written, data: Optional[bytes], decoded: Slot) -> bool:
-        if data is not None:
-            return data == old.data
-        return old.data is None and self._shape.patch(old.slot, decoded) is SAME
+    def _is(self, old: Optional[Slot], new: Slot) -> bool:
+        return old is new or self._shape.patch(old, new) is SAME
 
     def _change(self, host_id: int, old: Optional[_Written], data: Optional[bytes], decoded: Slot) -> Any:
         """A list: the difference to the slot before. A text or a dict: the whole slot."""
+        own_crc = isinstance(decoded, Record) and decoded.extra_ok
+        if data is not None and old is not None and old.text is not None:
+            sealed = own_crc or slot_text.is_sealed(data, decoded)
+            found = old.text.follow(data, own_crc) if sealed else None
+            if found is not None:
+                old.data = data
+                return found
         text = None if data is None else slot_text.text_of(data)
-        if text is None:
+        if data is None or text is None:
             self._known[host_id] = _Written(data, None, decoded if data is None else None)
             return self._shape.plain(decoded) if data is None else {"hex": data.hex()}
-        if old is None or old.text is None:
-            self._known[host_id] = _Written(data, slot_text.Follower(text), None)
-            return text
-        old.data = data
-        return old.text.follow(text)
+        self._known[host_id] = _Written(data, slot_text.Follower(data, text, own_crc), None)
+        return text
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import List, Optional
 
 from ovirt_he_ha import __version__
-from ovirt_he_ha.sim import swarm
+from ovirt_he_ha.sim import replay, swarm
 from ovirt_he_ha.sim.clock import stamp
 from ovirt_he_ha.sim.faults import KINDS
+from ovirt_he_ha.sim.recordings import recording_to
 from ovirt_he_ha.sim.run import Result, run
 from ovirt_he_ha.sim.scenario import FILE, ScenarioError, load
 
@@ -41,7 +42,11 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     runs.add_argument("--all", action="store_true", help=f"every scenario of {SCENARIOS}")
     runs.add_argument("--seed", type=_seed, help="instead of the scenario's own")
     runs.add_argument("--trace", action="store_true", help="print what happened, second by second")
+    runs.add_argument("--record", metavar="DIR", type=Path, help="what each agent saw and decided, for he-sim replay")
     runs.set_defaults(command=_run)
+    replays = commands.add_parser("replay", help=replay.ABOUT)
+    replay.add_arguments(replays)
+    replays.set_defaults(command=replay.run)
     swarms = commands.add_parser("swarm", help=swarm.ABOUT)
     swarm.add_arguments(swarms)
     swarms.set_defaults(command=swarm.run)
@@ -78,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
     scenarios = [load(folder) for folder in folders(arguments.paths, arguments.all)]
     began, virtual, failed = time.perf_counter(), 0.0, 0
     for scenario in scenarios:
-        result = run(scenario, arguments.seed)
+        result = run(scenario, arguments.seed, recording_to(arguments.record, scenario.name))
         virtual += result.world.now
         failed += not result.passed
         report(result, arguments.trace)

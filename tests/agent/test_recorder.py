@@ -214,6 +214,19 @@ def test_the_ring_stays_within_its_limit_and_keeps_the_latest(tmp_path: Path) ->
     assert numbers == list(range(numbers[0], 41))
 
 
+def test_a_segment_that_outgrows_its_share_displaces_the_older_ones_and_never_exceeds_the_limit(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, LIMIT)
+    for _ in range(8):
+        assert ring.offer(os.urandom(30_000), True)
+        assert ring.offer(os.urandom(2000), False)
+    while ring.offer(os.urandom(3000), False):
+        assert total(tmp_path) <= LIMIT
+    assert len(segments(tmp_path)) == 1
+    assert ring.problem
+    assert ring.offer(b"x", True)
+    assert total(tmp_path) <= LIMIT
+
+
 def test_a_recorder_rotates_and_every_segment_stands_by_itself(tmp_path: Path) -> None:
     recorder = Recorder(Ring(tmp_path, LIMIT), 4096)
     done = run(recorder, 100)
