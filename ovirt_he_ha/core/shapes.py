@@ -117,10 +117,11 @@ class _Whole(Shape):
         return self._patched(old, patch, field)
 
     def _patch(self, old: Any, new: Any) -> Any:
-        raise NotImplementedError
+        """By default the whole new value."""
+        return [self.plain(new)]
 
     def _patched(self, old: Any, patch: Dict[str, Any], field: str) -> Any:
-        raise NotImplementedError
+        raise ShapeError(field, "a list of the one new value", patch)
 
 
 class Noun(_Whole):
@@ -253,14 +254,9 @@ class Row(_Whole):
         self._item = item
 
     def plain(self, value: Any) -> Any:
-        return None if value is None else [self._item.plain(item) for item in value]
+        return [self._item.plain(item) for item in value]
 
-    def value(self, plain: Any, field: str) -> Any:
-        if plain is None:
-            return None
-        return self._items(plain, field)
-
-    def _items(self, plain: Any, field: str) -> Tuple[Any, ...]:
+    def value(self, plain: Any, field: str) -> Tuple[Any, ...]:
         if not isinstance(plain, list):
             raise ShapeError(field, "a list", plain)
         return tuple(self._item.value(item, f"{field}[{index}]") for index, item in enumerate(plain))
@@ -302,7 +298,7 @@ class Row(_Whole):
         return one is other or self._item.patch(one, other) is SAME
 
     def _patched(self, old: Tuple[Any, ...], patch: Dict[str, Any], field: str) -> Any:
-        add = self._items(patch.get("add"), field)
+        add = self.value(patch.get("add"), field)
         drop, cut, at, take = (patch.get(name, 0) for name in ("drop", "cut", "at", "take"))
         if not all(isinstance(number, int) and number >= 0 for number in (drop, cut, at, take)):
             raise ShapeError(field, "places in a list", patch)
@@ -319,11 +315,9 @@ class Pair(_Whole):
         self._items = items
 
     def plain(self, value: Any) -> Any:
-        return None if value is None else [shape.plain(item) for shape, item in zip(self._items, value)]
+        return [shape.plain(item) for shape, item in zip(self._items, value)]
 
     def value(self, plain: Any, field: str) -> Any:
-        if plain is None:
-            return None
         if not isinstance(plain, list) or len(plain) != len(self._items):
             raise ShapeError(field, f"a list of {len(self._items)}", plain)
         return tuple(shape.value(item, f"{field}[{n}]") for n, (shape, item) in enumerate(zip(self._items, plain)))
@@ -331,9 +325,6 @@ class Pair(_Whole):
     def _patch(self, old: Any, new: Any) -> Any:
         same = all(shape.patch(a, b) is SAME for shape, a, b in zip(self._items, old, new))
         return SAME if same else [self.plain(new)]
-
-    def _patched(self, old: Any, patch: Dict[str, Any], field: str) -> Any:
-        raise ShapeError(field, "a list of the one new value", patch)
 
 
 class Choice(_Whole):
@@ -344,7 +335,7 @@ class Choice(_Whole):
         self._by_name = {kind.__name__.lower(): noun for kind, noun in kinds.items()}
 
     def plain(self, value: Any) -> Any:
-        return None if value is None else {type(value).__name__.lower(): self._by_type[type(value)].plain(value)}
+        return {type(value).__name__.lower(): self._by_type[type(value)].plain(value)}
 
     def value(self, plain: Any, field: str) -> Any:
         if not isinstance(plain, dict) or len(plain) != 1 or next(iter(plain)) not in self._by_name:
@@ -355,9 +346,6 @@ class Choice(_Whole):
     def _patch(self, old: Any, new: Any) -> Any:
         same = type(old) is type(new) and self._by_type[type(new)].patch(old, new) is SAME
         return SAME if same else [self.plain(new)]
-
-    def _patched(self, old: Any, patch: Dict[str, Any], field: str) -> Any:
-        raise ShapeError(field, "a list of the one new value", patch)
 
 
 # --- from annotations to shapes --------------------------------------------------------------------------------------
@@ -407,6 +395,4 @@ def _union(kinds: List[Any]) -> Shape:
         return shape_of(kinds[0])
     if all(dataclasses.is_dataclass(kind) for kind in kinds):
         return Choice({kind: noun_of(kind) for kind in kinds})
-    if all(kind in _SCALARS for kind in kinds):
-        return Shape()
     raise TypeError(f"{kinds!r} has no plain form")

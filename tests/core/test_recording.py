@@ -1,9 +1,10 @@
 """What a recording keeps of a cycle: everything, to the last bit, through the bytes of a file."""
 
 import json
+import zlib
 from binascii import crc32
 from dataclasses import fields, is_dataclass, replace
-from typing import get_args, get_type_hints
+from typing import Union, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -425,6 +426,16 @@ def good_key():
         {"a": {"loads": {"drop": -1, "add": []}}},
         {"a": {"notes": {"+": 1}}},
         {"t": None},
+        {"t": {"crash_backoff": None}},
+        {"x": {"=": {"2": {"record": {}, "empty": {}}}}},
+        {"x": {"=": {"2": {"record": None}}}},
+        {"x": {"=": {"2": {"record": {"extra": [["a"]]}}}}},
+        {"x": {"=": {"2": {"record": {"extra": 7}}}}},
+        {"a": {"notes": 3}},
+        {"a": {"notes": {"+": {"new": 1.0}}}},
+        {"a": {"notes": [[1]]}},
+        {"a": {"seen": {"+": {"two": [{"token": "x", "since": 1.0}]}}}},
+        {"a": {"migration": {"kind": "start"}}},
     ],
 )
 def test_a_document_that_is_no_cycle_is_damage(change):
@@ -433,11 +444,79 @@ def test_a_document_that_is_no_cycle_is_damage(change):
 
 
 @pytest.mark.parametrize(
-    "following", [7, {}, {"n": 1, "x": {"+": {"2": [9999, 1, "x"]}}}, {"n": 1, "s": {"now": {}}}, {"n": 1, "d": [1]}]
+    "following",
+    [
+        7,
+        {},
+        {"n": 1, "x": {"+": {"2": [9999, 1, "x"]}}},
+        {"n": 1, "s": {"now": {}}},
+        {"n": 1, "d": [1]},
+        {"n": 1, "s": {"leases": {"hosts": {"value": {"+": {"x": [1]}}}}}},
+        {"n": 1, "s": {"host": 1}},
+    ],
 )
 def test_what_follows_and_makes_no_sense_is_damage(following):
     good, damage = recording.read(documents(good_key(), following))
     assert isinstance(good, RecordedCycle) and isinstance(damage, Damage)
+
+
+@pytest.mark.parametrize("difference", [["x", 1, "y"], [0, 1, 2], [5, 1, "x"], [1, 1, "a", 0, 1, "b"], [-1, 1, "x"]])
+def test_a_difference_that_does_not_belong_to_a_slot_is_damage(difference):
+    snapshot = replace(World().snapshot(), slots={2: slot.decode(2, b"1|1".ljust(4096, b"\0"))})
+    key = Encoder().key(0, snapshot, decide(snapshot), T, {2: b"1|1".ljust(4096, b"\0")})
+    _, damage = recording.read(documents(key, {"n": 1, "x": {"+": {"2": difference}}}))
+    assert isinstance(damage, Damage) and "slots[2]" in damage.expected
+
+
+def chunk(kind, payload):
+    checksum = crc32(payload, crc32(kind + len(payload).to_bytes(4, "big")))
+    return b"\xc7\x0e" + kind + b"\0" + len(payload).to_bytes(4, "big") + checksum.to_bytes(4, "big") + payload
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"not compressed",
+        zlib.compress(b"not JSON"),
+        zlib.compress(b"[" * 100_000),
+        zlib.compress(b"\xff"),
+        zlib.compress(b" " * 5000),
+    ],
+)
+def test_a_chunk_whose_checksum_is_right_and_content_is_not_is_damage(payload, monkeypatch):
+    monkeypatch.setattr(frames, "_LARGEST", 200_000)
+    found = list(frames.unpack(frames.HEADER + chunk(b"K", payload) + chunk(b"C", b"")))
+    assert all(isinstance(item, Damage) for item in found) and len(found) == 1
+
+
+def test_a_document_of_any_size_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(frames, "_LARGEST", 1000)
+    (damage,) = frames.unpack(frames.HEADER + chunk(b"K", zlib.compress(b" " * 5000 + b"1")))
+    assert "1000" in damage.found
+
+
+def test_what_continues_a_stream_that_is_not_there_is_damage():
+    (damage,) = frames.unpack(frames.HEADER + chunk(b"C", zlib.compress(b"1")))
+    assert isinstance(damage, Damage) and damage.offset == len(frames.HEADER)
+
+
+def test_what_follows_a_cycle_that_made_no_sense_is_left_out_until_the_next_whole_one():
+    packer = frames.Packer()
+    made = [(good_key(), True), ({"n": "x"}, False), ({"n": 2}, False), (good_key(), True)]
+    data = frames.HEADER + b"".join(packer.pack(document, key) for document, key in made)
+    assert [type(item) for item in recording.read(data)] == [RecordedCycle, Damage, RecordedCycle]
+
+
+@pytest.mark.parametrize("hint", [bytes, Union[int, str], object])
+def test_what_has_no_plain_form_is_a_mistake_in_the_program(hint):
+    with pytest.raises(TypeError):
+        shape_of(hint)
+
+
+def test_a_record_that_no_slot_can_hold_is_not_made_into_bytes():
+    snapshot = World().snapshot()
+    decision = decide(snapshot)
+    assert recording.published_crc(snapshot, replace(decision, record=replace(decision.record, score=-1))) is None
 
 
 def test_the_first_document_must_stand_by_itself():
