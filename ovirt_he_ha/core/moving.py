@@ -100,6 +100,10 @@ def live_target(sit: Situation, at_least: int = 0) -> Optional[Peer]:
 
 
 def _could_start(sit: Situation, peer: Peer) -> bool:
+    # Two of its publishes missed: it may have died since, and sanlock says so after minutes only. The VM would be
+    # stopped for nobody.
+    if peer.silent_for > sit.timers.facts_stale:
+        return False
     if sit.flags.get(peer.host_id) is not HostLease.LIVE or peer.record is None:
         return False
     theirs = peer.record.get("lease") if peer.record.extra_ok else ""

@@ -107,9 +107,7 @@ def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[]
             raise NoStatus("overdue", "/run/sanlock", f"no answer within {DEADLINE:g} s")
         now = timeline.now // SECOND
         spaces = {
-            space.name: StatusSpace(
-                space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND) if space.held else None
-            )
+            space.name: StatusSpace(space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND))
             for space in found.spaces.values()
             if space.held or space.leaving
         }

@@ -13,6 +13,7 @@ from ovirt_he_ha.core.model import (
     LeaseOwner,
     Outcome,
     Reading,
+    Seen,
     State,
     Vm,
 )
@@ -247,6 +248,25 @@ def test_d7_without_any_target_maintenance_is_an_error_and_the_vm_runs_on():
     assert (decision.state, decision.action) == (S.ENGINE_UP, None)
     assert "no-target" in codes(decision)
     assert extra(decision)["maintenance_state"] == "error-in-preparing"
+
+
+def silent(world, host_id, seconds):
+    """Alive still, and without a publish for so long."""
+    world.frozen.add(host_id)
+    slot = world.slots[host_id]
+    seen = {**world.carried.seen, host_id: Seen(f"{slot.timestamp}:{slot.crc32}", 0.0, world.now - seconds)}
+    return world.carry(seen=seen)
+
+
+@pytest.mark.parametrize("seconds, moved", [(24.0, True), (26.0, False)])
+@pytest.mark.parametrize("live", [True, False])
+def test_d7_a_peer_that_missed_two_publishes_is_no_place_for_the_vm(seconds, moved, live):
+    world = silent(up(peers=(2,)).local(), 2, seconds)
+    if not live:
+        no_mig(world, 2)
+    decision = world.look()
+    assert kind(decision) is ((MIGRATE if live else STOP) if moved else None)
+    assert ("no-target" in codes(decision)) is not moved
 
 
 def test_no_cold_hand_over_on_old_slots():
