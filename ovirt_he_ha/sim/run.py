@@ -1,5 +1,6 @@
 """One scenario, run: the world it ends in, and everything that is wrong with it."""
 
+import gc
 import os
 import time
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from ovirt_he_ha.sim.seats import quiet
 from ovirt_he_ha.sim.world import World
 
 REMEMBERED = 1024  # slots
+# Objects between two collections. A world makes millions of short-lived tuples and hardly a cycle of references:
+# looking for those took a tenth of the time.
+COLLECTION = (100_000, 50, 50)
 Tweak = Callable[[World], None]
 
 
@@ -35,7 +39,8 @@ class Result:
 def laboratory() -> Iterator[None]:
     """What the product takes from its process is the same for every run: UTC, and no log. All hosts of a world read
     the same bytes, so what they say is worked out once."""
-    before, undo = os.environ.get("TZ"), quiet()
+    before, undo, thresholds = os.environ.get("TZ"), quiet(), gc.get_threshold()
+    gc.set_threshold(*COLLECTION)
     os.environ["TZ"] = "UTC"
     time.tzset()
     decode, places = slot.decode, (slot, slot_reads, arguments)
@@ -48,6 +53,7 @@ def laboratory() -> Iterator[None]:
         for place in places:
             place.decode = decode  # type: ignore[attr-defined]
         undo()
+        gc.set_threshold(*thresholds)
         if before is None:
             del os.environ["TZ"]
         else:

@@ -77,7 +77,7 @@ def _line_fault(padded: str, slot: Optional[int]) -> Optional[str]:
     line = padded.rstrip("\0")
     if "\0" in line:
         return "NUL inside the host line"
-    if any(not character.isprintable() for character in line):
+    if not line.isprintable():
         return "control character in the host line"
     fields = line.split("|")
     if len(fields) != len(FIELDS):
