@@ -7,7 +7,7 @@ import time
 import pytest
 
 from ovirt_he_ha.config.clock import SystemClock
-from ovirt_he_ha.storage import io_process
+from ovirt_he_ha.storage import io_process, io_worker
 from ovirt_he_ha.storage.errors import STORAGE_CODES, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.io_worker import IoWorker
@@ -246,6 +246,28 @@ class TestHang:
             worker.read(0, SLOT, 5)
         assert caught.value.code == "worker-died"
         assert len(worker.read(0, SLOT, 5)) == SLOT
+
+    def test_an_answer_that_nobody_read_is_not_the_next_ones(self, worker, path, monkeypatch):
+        """Whatever breaks off a call (no memory, a signal's exception) leaves an answer behind."""
+        worker.write(5 * SLOT, b"5" * SLOT, 5)
+        receive, broken = io_worker._receive, []
+
+        def break_off(*arguments):
+            if not broken:
+                broken.append(1)
+                raise MemoryError
+            return receive(*arguments)
+
+        monkeypatch.setattr(io_worker, "_receive", break_off)
+        with pytest.raises(MemoryError):
+            worker.read(0, SLOT, 5)
+        assert worker.read(5 * SLOT, SLOT, 5) == b"5" * SLOT
+
+    def test_a_part_of_what_was_asked_for_is_an_error(self, worker, monkeypatch):
+        monkeypatch.setattr(worker, "_call", lambda *_: bytes(SLOT - 512))
+        with pytest.raises(StorageError) as caught:
+            worker.read(0, SLOT, 5)
+        assert caught.value.code == "io"
 
     def test_signals_of_the_group_do_not_end_it(self, worker):
         worker.read(0, SLOT, 5)
