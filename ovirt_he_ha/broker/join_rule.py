@@ -18,7 +18,7 @@ class JoinRule:
 
     The kill of such a process is the agent's; the join waits for its end, and the lockspace's state says so. What
     cannot be looked at (no /proc, no answer) counts as a process that is not known. Bounded by one question to
-    sanlock.
+    sanlock. A qemu whose command line cannot be read, because it hangs, may be the VM's.
     """
 
     def __init__(self, table: ProcessTable, vmid: str, sanlock: Callable[[], DaemonStatus] = daemon_status.ask) -> None:
@@ -28,7 +28,7 @@ class JoinRule:
 
     def __call__(self) -> bool:
         try:
-            pids = {process.pid for process in self._table.find(self._vmid)}
+            pids = {process.pid for process in self._table.find(self._vmid)} | set(self._table.mute_qemus())
             unknown = pids - set(self._sanlock().clients) if pids else pids
         except (OSError, NoStatus) as problem:
             log.warning("not joining: %s", problem, extra=throttled("join"))

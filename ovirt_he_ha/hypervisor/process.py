@@ -14,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Union
+from typing import Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,14 @@ class ProcessTable:
         if look is not None and look.over:
             self._mute.pop(pid, None)
         return look is not None and not look.over
+
+    def mute_qemus(self) -> Tuple[int, ...]:
+        """The processes left out by the last :meth:`find` that the kernel calls a qemu: any of them may be the VM's."""
+        mute = [pid for pid in list(self._mute) if self._is_mute(pid)]
+        return tuple(sorted(pid for pid in mute if self._kernel_name(pid).startswith(b"qemu")))
+
+    def _kernel_name(self, pid: int) -> bytes:
+        return _read(self._proc / str(pid) / "stat").partition(b"(")[2].rpartition(b")")[0]
 
     def sees_all(self) -> bool:
         """False where /proc hides other users' processes (mount option hidepid): then an empty :meth:`find` proves

@@ -8,8 +8,12 @@ from ovirt_he_ha.lease.daemon_status import DaemonStatus, NoStatus
 
 
 class Table:
-    def __init__(self, *pids):
+    def __init__(self, *pids, mute=()):
         self.pids = pids
+        self.mute = mute
+
+    def mute_qemus(self):
+        return self.mute
 
     def find(self, vmid):
         if None in self.pids:
@@ -17,13 +21,13 @@ class Table:
         return [EngineProcess(pid, 1) for pid in self.pids]
 
 
-def may_join(pids, clients):
+def may_join(pids, clients, mute=()):
     def sanlock():
         if isinstance(clients, Exception):
             raise clients
         return DaemonStatus(True, {}, clients, ())
 
-    return JoinRule(Table(*pids), "vm", sanlock)()
+    return JoinRule(Table(*pids, mute=mute), "vm", sanlock)()
 
 
 def test_without_an_engine_nobody_is_asked():
@@ -40,3 +44,10 @@ def test_an_engine_that_sanlock_knows():
 )
 def test_s11_an_engine_that_it_does_not_know_keeps_us_out(pids, clients):
     assert not may_join(pids, clients)
+
+
+def test_s11_a_qemu_that_does_not_tell_which_vm_it_runs_may_be_ours():
+    """It hangs in the storage with its memory locked, and sanlock was started again meanwhile."""
+    assert not may_join((), (), mute=(9,))
+    assert not may_join((7,), (7,), mute=(9,))
+    assert may_join((), (9,), mute=(9,))

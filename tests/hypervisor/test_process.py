@@ -175,6 +175,7 @@ def test_s4_a_process_whose_memory_is_locked_is_left_out_until_it_tells(tmp_path
             asking.start()
             asking.join(10)
             assert [process.pid for process in found] == [75, 77, 78]
+            assert table.mute_qemus() == (76,)
         assert sum(thread.name == "process-look" for thread in threading.enumerate()) == 1
     finally:
         (tmp_path / "76" / "cmdline").write_bytes(qemu_line())  # it goes on, and tells
@@ -183,6 +184,7 @@ def test_s4_a_process_whose_memory_is_locked_is_left_out_until_it_tells(tmp_path
     (tmp_path / "76" / "cmdline").unlink()
     (tmp_path / "76" / "cmdline").write_bytes(qemu_line())
     assert [process.pid for process in table.find(VMID, [76])] == [76]
+    assert table.mute_qemus() == ()
 
 
 def test_a_known_process_is_followed_without_its_command_line(tmp_path):
