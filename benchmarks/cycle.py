@@ -25,6 +25,8 @@ from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective
 from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.agent.recorder import Recorder
+from ovirt_he_ha.agent.ring import SHARE, Ring, RingThread
 from ovirt_he_ha.agent.state_file import StateFile
 from ovirt_he_ha.client.link import BrokerLink
 from ovirt_he_ha.config.files import AgentConf
@@ -77,7 +79,9 @@ def cycle_over(link: BrokerLink, clock: StepClock, state: Path) -> Cycle:
     def save(carried: Carried) -> None:
         store.save(carried.budgets)
 
+    limit = AgentConf().recorder_kib * 1024
     return Cycle(
+        recorder=Recorder(RingThread(Ring(state / "recording", limit)), limit // SHARE) if limit else None,
         collector=Collector(link.snapshot, identity, state / "ha.conf", workers, clock, published),
         actions=Nothing(),
         fencer=NoKill(),
@@ -99,6 +103,9 @@ def run(path: Path, cycles: int) -> Dict[str, float]:
             before = time.process_time()
             decision = cycle.run_one_cycle()
             taken.append(time.process_time() - before)
+        recorder, cycle.recorder = cycle.recorder, None
+        assert isinstance(recorder, Recorder) and not recorder.problem
+        recorder.close(5.0)
         taken = sorted(taken[_WARM:])
     assert decision.record is not None and len(decision.carried.loads) >= 89
     memory = meter.memory(os.getpid())

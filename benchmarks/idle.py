@@ -1,6 +1,5 @@
 """Agent, broker and their workers when nothing happens: processor, wake-ups, memory, processes started."""
 
-import os
 import time
 from typing import Dict, List
 
@@ -15,7 +14,7 @@ def processes(broker: int, agent: int) -> Dict[str, int]:
     """Ours: the daemons and whatever they started."""
     found = {"broker": broker, "agent": agent}
     for name, pid in (("broker", broker), ("agent", agent)):
-        for number, child in enumerate(sorted(meter.children(pid)), 1):
+        for number, child in enumerate(sorted(filter(meter.is_running, meter.children(pid))), 1):
             found[f"{name}_worker{number}"] = child
     return found
 
@@ -27,7 +26,9 @@ def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "id
     began = time.monotonic()
     time.sleep(seconds)
     passed = time.monotonic() - began
-    spent = {each: meter.cost(pid).since(before[each]) for each, pid in ours.items() if os.path.exists(f"/proc/{pid}")}
+    # A worker that ended meanwhile is among the children that ended.
+    ours = {each: pid for each, pid in ours.items() if meter.is_running(pid)}
+    spent = {each: meter.cost(pid).since(before[each]) for each, pid in ours.items()}
     ended = sum(meter.ended_children_cpu(pid) - cpu for pid, cpu in children.items())
     share = {each: cost.cpu / passed * 100 for each, cost in spent.items()}
     memory = {each: meter.memory(ours[each]) for each in spent}

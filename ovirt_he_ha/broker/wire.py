@@ -200,7 +200,7 @@ class _Reader:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise WireError(f"nested deeper than {MAX_DEPTH} elements")
-        name = tag.rpartition(":")[2]
+        name = tag.rpartition(":")[2] if ":" in tag else tag
         if name in ("array", "struct"):
             self._marks.append(len(self.values))
         elif self._bare and name not in _SCALARS:
@@ -210,7 +210,7 @@ class _Reader:
 
     def _end(self, tag: str) -> None:
         self._depth -= 1
-        name = tag.rpartition(":")[2]
+        name = tag.rpartition(":")[2] if ":" in tag else tag
         scalar = _SCALARS.get(name)
         if scalar is not None:
             self.values.append(scalar("".join(self._pieces)))

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import logging.config
 import os
 import sys
 import time
@@ -111,6 +110,8 @@ atexit.register(finish_logging)  # before logging's own end, which closes the ha
 def _apply(conf: Path) -> str:
     if not conf.is_file():
         return ""
+    import logging.config  # brings 1 MB along, for a file that few hosts have
+
     try:
         logging.config.fileConfig(str(conf), disable_existing_loggers=False)
     except Exception as error:  # the file names classes and arguments: anything can come out of it

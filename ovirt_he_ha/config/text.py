@@ -5,16 +5,16 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn, Optional, Union
+from typing import NoReturn, Optional, Tuple, Union
 
 PathLike = Union[str, Path]
 
 MAX_SIZE = 1 << 20  # bytes; the largest real one has a few hundred
 LOCK_SECONDS = 5.0  # wall; a writer holds the lock for milliseconds
 NOTHING = "nothing"
+_TRIES = 100  # names of 48 random bits
 
 
 class ConfigError(Exception):
@@ -65,13 +65,27 @@ def _refuse(path: PathLike, error: OSError) -> NoReturn:
     raise ConfigError(path, "", "a readable file", error.strerror or type(error).__name__) from None
 
 
+def _new_file(target: str) -> Tuple[int, str]:
+    """Beside ``target``, hidden, for its owner only. (The standard library's module for this brings compression and
+    hashes along: 0.8 MB in each daemon, and 3 ms at every start of the command line.)"""
+    directory, name = os.path.split(target)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    for _ in range(_TRIES):
+        path = os.path.join(directory, f".{name}.{os.urandom(6).hex()}")
+        try:
+            return os.open(path, flags, 0o600), path
+        except FileExistsError:
+            continue
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.path.join(directory, f".{name}.*"))
+
+
 def atomic_write(path: PathLike, data: bytes, mode: Optional[int] = None) -> None:
     """Replace a file as a whole: new file beside it, fsync, rename, fsync of the directory. Without ``mode`` the old
     file's mode is kept (0644 for a new one). Owner and group are kept as far as we may; a new file that root writes
     gets those of the directory. Raises OSError; the old content is untouched then."""
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
-    handle, temporary = tempfile.mkstemp(prefix="." + os.path.basename(target) + ".", dir=directory)
+    handle, temporary = _new_file(target)
     try:
         with os.fdopen(handle, "wb") as file:
             _dress(file.fileno(), target, directory, mode)

@@ -2,6 +2,7 @@
 
 import string
 import xmlrpc.client
+import zlib
 
 import pytest
 from hypothesis import given
@@ -126,12 +127,15 @@ def test_any_value_in_any_member_gives_a_snapshot_or_a_refusal(snapshot, data):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("slots", b"\0\2\0\0\0\1\0\0"),  # not ascending
-        ("slots", b"\0\1\0\0\0\1\0\0"),  # twice
-        ("slots", b"\x07\xd1\0\0"),  # host id 2001
-        ("slots", b"\0\1\x10\1" + b"x" * 4097),  # longer than a slot
-        ("slots", b"\0\1\0\2x"),  # cut short
-        ("slots", b"\0\1\0"),
+        ("slots", zlib.compress(b"\0\2\0\0\0\1\0\0")),  # not ascending
+        ("slots", zlib.compress(b"\0\1\0\0\0\1\0\0")),  # twice
+        ("slots", zlib.compress(b"\x07\xd1\0\0")),  # host id 2001
+        ("slots", zlib.compress(b"\0\1\x10\1" + b"x" * 4097)),  # longer than a slot
+        ("slots", zlib.compress(b"\0\1\0\2x")),  # cut short
+        ("slots", zlib.compress(b"\0\1\0")),
+        ("slots", zlib.compress(b"\0\1\0\1x")[:-2]),  # cut short before it was packed
+        ("slots", b"\0\1\0\1x"),  # not packed
+        ("slots", zlib.compress(bytes(100_000_000))),  # would fill the memory
         ("slots", "text"),
         ("serial", -1),
         ("serial", 1.0),
@@ -184,7 +188,7 @@ def test_a_large_cluster_takes_little_room():
     snapshot = protocol.BrokerSnapshot(slots=slots, leases=leases)
     packed = protocol.pack_snapshot(snapshot)
     assert packed["leases"]["hosts"]["value"] == {"live": "1-2000"}
-    assert len(packed["slots"]) == 2001 * 1004
+    assert len(packed["slots"]) < 100_000
     assert protocol.unpack_snapshot(packed) == snapshot
 
 

@@ -1,0 +1,67 @@
+"""The three hosts of a running lab, from outside: processor, memory, bytes and processes of their daemons.
+
+    python -m benchmarks.lab        after ``he-lab up --time-scale 1``; another scale makes the daemons that much busier
+
+Here libvirt, sanlock and the VM are real, so this is what a host of a cluster pays.
+"""
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List
+
+from benchmarks import idle, meter
+from benchmarks.figures import Figure, show
+
+_SECONDS = 61.0
+_DAEMONS = {"ovirt_he_ha.broker": "broker", "ovirt_he_ha.agent": "agent"}
+
+
+def hosts() -> List[Dict[str, int]]:
+    """Broker and agent of each host; the one that runs the VM first. Hosts are told apart by their PID namespaces."""
+    found: Dict[str, Dict[str, int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            space = os.readlink(entry / "ns" / "pid")
+        except OSError:
+            continue
+        for module, name in _DAEMONS.items():
+            if any(word.startswith(module) for word in words[1:4]):
+                found.setdefault(space, {})[name] = int(entry.name)
+        if words[0].endswith("qemu-system-x86_64"):
+            found.setdefault(space, {})["vm"] = int(entry.name)
+    whole = [each for each in found.values() if {"broker", "agent"} <= each.keys()]
+    return sorted(whole, key=lambda each: "vm" not in each)
+
+
+def measured() -> List[Figure]:
+    there = hosts()
+    if not there:
+        return []
+    with ThreadPoolExecutor(len(there)) as pool:
+        return [figure for found in pool.map(_one_host, there, range(1, len(there) + 1)) for figure in found]
+
+
+def _one_host(daemons: Dict[str, int], number: int) -> List[Figure]:
+    name = f"lab.host{number}_{'with' if 'vm' in daemons else 'without'}_vm"
+    workers = meter.children(daemons["broker"])
+    before = [meter.cost(pid) for pid in workers]
+    began = time.monotonic()
+    found = idle.measured(daemons["broker"], daemons["agent"], _SECONDS, name)
+    passed = time.monotonic() - began
+    for place, (pid, start) in enumerate(zip(workers, before), 1):
+        spent = meter.cost(pid).since(start)
+        moved = (spent.read + spent.written) / passed / 1e3
+        found.append(Figure(f"{name}.broker_worker{place}.bytes", moved, "kB/s", "/proc/PID/io"))
+    return found
+
+
+if __name__ == "__main__":
+    everything = measured()
+    show(everything)
+    sys.exit(0 if everything else "no lab is running here")
