@@ -423,6 +423,8 @@ class AgentSeat:
         self.scope = Scope(body.scope)
         self.stopping = False
         self._broker_problem = True
+        self._writing_until = 0
+        self._unwritten: Optional[Callable[[], None]] = None
         clock, timers = body.clock, body.timers
         conf = AgentConf(migration_address=body.migration_address, allow_unfenced=body.allow_unfenced)
         self._identity = Identity(body.conf_id, body.hostname, body.boot_id, body.lease, conf, __version__)
@@ -446,7 +448,7 @@ class AgentSeat:
             collector=self._collector(),
             actions=_Audited(self),
             fencer=self.fencer,
-            publisher=Publisher(self._link, body.conf_id, clock, self._published, timers),
+            publisher=Publisher(self._link, body.conf_id, clock, self._published, timers, self._launch),
             save=self._save,
             timers=timers,
             carried=Carried(),
@@ -500,6 +502,8 @@ class AgentSeat:
         self.stopping = True
         try:
             self.body.decided(self.cycle, self.cycle.run_one_cycle(stopping=True))
+            if self._unwritten is not None:
+                self._unwritten()  # one was about to be written; it writes the final record as well
         except BrokerError:
             return False
         finally:
@@ -510,6 +514,20 @@ class AgentSeat:
         self.scope.end()
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _launch(self, write: Callable[[], None]) -> None:
+        """The slot is written beside the cycle, one write at a time. The final record is waited for."""
+        timeline = self.body.timeline
+        if self.stopping:
+            write()
+        else:
+            self._unwritten = write
+            timeline.at(max(timeline.now + timeline.lag, self._writing_until), lambda: self._write(write), self.scope)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        self._unwritten = None
+        write()
+        self._writing_until = self.body.timeline.now + self.body.timeline.lag
 
     def _collector(self) -> EventCollector:
         workers = Workers(
