@@ -77,7 +77,7 @@ class Invariants:
         self._flag_since: Optional[int] = None
         self._owner_since = 0
         self._moves: Dict[Tuple[int, int], List[int]] = {}
-        self._woken: Dict[Copy, int] = {}  # until when its guard may take to notice that it slept
+        self._woken: Dict[Copy, int] = {}  # whose guard may take a moment to notice that they slept; how often
 
     def violate(self, rule: str, host: int, text: str) -> None:
         if (rule, host) in self._said:
@@ -96,16 +96,18 @@ class Invariants:
 
     def woke(self, copy: Copy, slept: bool) -> None:
         """Its machine stood still, and goes on. ``slept``: with its watchdog, so that nothing could end the copy while
-        its lease ran out; it must be gone soon after."""
+        its lease ran out; if that is somebody else's, it must be gone soon after."""
         self._dirty = True
-        timeline, owner = self._world.timeline, self._world.disk.owner
-        if slept and (owner.host_id, owner.generation) != copy.lease:
-            self._woken[copy] = timeline.now + ns(WAKING)
-            timeline.after(WAKING, lambda: self._awake(copy))
+        if slept:
+            self._woken[copy] = self._woken.get(copy, 0) + 1
+            self._world.timeline.after(WAKING, lambda: self._awake(copy))
             return
         self._runs(copy, True)
 
     def _awake(self, copy: Copy) -> None:
+        self._woken[copy] -= 1
+        if self._woken[copy]:
+            return
         del self._woken[copy]
         if copy.cpus == Cpus.RUNNING:
             self._dirty = True

@@ -81,6 +81,8 @@ def _run(world: World, length: float) -> None:
         world.run(moment)
         if world.invariants.violations or (moment >= length + WELL and _is_well(world)):
             return
+    if not world.timeline.stopped:
+        world.invariants.violate("progress", 0, f"not back {LATEST:.0f} s after everything was healed")
 
 
 def _is_well(world: World) -> bool:
