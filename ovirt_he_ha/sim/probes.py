@@ -31,7 +31,7 @@ class Conditions:
 
 class EventMonitor(Monitor[T]):
     """The product's monitor, turned by events. A measurement that takes time is seen when it has ended. ``dormant()``:
-    there is nothing to measure before somebody wakes it."""
+    there is nothing to measure before somebody wakes it; ``steady(reading)``: until then it would measure the same."""
 
     def __init__(
         self,
@@ -45,9 +45,12 @@ class EventMonitor(Monitor[T]):
         timeline: Timeline,
         scope: Scope,
         dormant: Callable[[], bool] = lambda: False,
+        steady: Callable[[Reading[T]], bool] = lambda reading: False,
     ) -> None:
         super().__init__(name, measure, clock, interval, limit, on_change, significant)
         self._dormant = dormant
+        self._steady = steady
+        self._asked = True
         self._timeline = timeline
         self._scope = scope
         self._host_clock = clock
@@ -58,9 +61,14 @@ class EventMonitor(Monitor[T]):
         self._beat.wake()
 
     def wake(self) -> None:
+        self._asked = True
         self._beat.wake()
 
     def _turn(self) -> Optional[float]:
+        asked, self._asked = self._asked, False
+        if not asked and self._steady(self._reading):
+            self._measured_at = self._clock.monotonic()
+            return self._host_clock.world(self._every)
         self._began_at = self._clock.monotonic()
         result = self.outcome()
         if self._timeline.lag:
@@ -68,6 +76,11 @@ class EventMonitor(Monitor[T]):
         else:
             self.take(result)
         return None if self._dormant() else self._host_clock.world(self._every)
+
+
+def _never_was(reading: Reading[EngineFacts]) -> bool:
+    """No clock of it runs."""
+    return reading.value is not None and reading.value.exit_age is None
 
 
 class SimProbes:
@@ -98,7 +111,7 @@ class SimProbes:
         self._engine = Engine(watch, lambda: self._page_monitor.reading(), self._ask_page, clock, times)
         self._engine_monitor: EventMonitor[EngineFacts] = EventMonitor(
             "engine-health", self._engine.measure, clock, timers.engine_poll, 5.0, on_change, engine_changed,
-            timeline, scope,
+            timeline, scope, steady=lambda reading: watch.nothing_here and _never_was(reading),
         )  # fmt: skip
         self._page_monitor: EventMonitor[PageSample] = EventMonitor(
             "health-page", self._probe.measure, clock, timers.engine_poll, timers.health_timeout + 2.0,

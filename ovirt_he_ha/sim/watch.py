@@ -74,9 +74,15 @@ class SimWatch:
 
     # --- looks -------------------------------------------------------------------------------------------------------
 
+    @property
+    def nothing_here(self) -> bool:
+        """libvirt answers, and has no VM, as before."""
+        libvirt = self._libvirt
+        return not (self._problem or libvirt.domain or self._life.copy or libvirt.problem)
+
     def _look(self) -> Optional[float]:
         problem = self._libvirt.problem
-        if not (problem or self._problem or self._libvirt.domain or self._life.copy):
+        if self.nothing_here:
             self._tried_at = self._good_at = self._clock.monotonic()  # nothing is here, as before
             return self._clock.world(POLL)
         before = self._signature()
