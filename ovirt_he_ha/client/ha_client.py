@@ -4,26 +4,32 @@ Names, arguments and results are the field's: ``HAClient`` is used by programs t
 """
 
 import logging
+import math
 import os
-from typing import Any, Dict, List, Mapping, Optional
+import socket
+from typing import Any, Callable, Dict, List, Mapping, Optional, TypeVar
 
-from ovirt_he_ha.client.link import BrokerError, BrokerLink
+from ovirt_he_ha.client.bounded_volume import BoundedVolume
+from ovirt_he_ha.client.link import BrokerLink, BrokerUnavailable
+from ovirt_he_ha.client.records import ALL, GLOBAL, HOST, check_mode, read_slots
 from ovirt_he_ha.client.shared_config import SharedConfig
 from ovirt_he_ha.config.files import load_hosted_engine_conf, read_values, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import GLOBAL_SLOT, SLOT_SIZE, Empty, Record
-from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE
+from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import SCANNED
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-DEADLINE = 20.0  # wall seconds of a call without a timeout of its own
-_LINE = 512  # bytes of the machine-readable part of a slot
-_DIRECT_DEADLINE = 30.0  # product seconds to read all slots past the broker
+DEADLINE = 20.0  # wall seconds of a call to the broker without a timeout of its own
+DIRECT_DEADLINE = 30.0  # wall seconds to read all slots past the broker: 8 MB
+CONNECT_TIMEOUT = 900.0  # wall seconds, the field's
+
+log = logging.getLogger(__name__)
 
 
 class UnsafeError(Exception):
@@ -31,27 +37,47 @@ class UnsafeError(Exception):
 
 
 class HAClient:
-    """One instance per program is enough; nothing is read before a method needs it, and nothing is kept open.
+    """One instance per program is enough; nothing is read before a method needs it, and nothing is kept open. Several
+    threads may use it.
 
-    Without a broker the calls raise the socket's own OSError (FileNotFoundError when there is no socket), otherwise
-    BrokerError. ``log``: without it the root logger gets a handler that says nothing, if it has none. Other
-    arguments are ignored.
+    ``log``: without it the root logger gets a handler that says nothing, if it has none. ``paths``: where this host's
+    files are; by default those of ``/``, or of the directory that OVIRT_HE_ROOT names. Other arguments are ignored.
+
+    **Time.** ``timeout`` is in wall seconds, above 0, and counts for each call to the broker (``get_all_stats`` makes
+    two, ``reset_lockspace`` three); None means DEADLINE. Anything else raises ValueError before anything is done.
+
+    **Errors of the broker**, of every method that asks it:
+
+    * no socket: FileNotFoundError; nobody listens: ConnectionRefusedError; not allowed: PermissionError; no answer in
+      time: ``socket.timeout``, which is TimeoutError from Python 3.10 on; broken off: ConnectionResetError. All are
+      OSError, with the socket's path in their text.
+    * it answered, but not what was asked for: BrokerUnavailable with the code ``garbage``
+    * it refused or failed: BrokerFault with a code
+
+    **Storage** is accessed by a process of its own with a deadline, never on the caller's thread.
     """
 
     class StatModes:
-        ALL = "ALL"
-        HOST = "HOST"
-        GLOBAL = "GLOBAL"
+        """What ``get_all_stats`` returns: hosts and global flags, hosts, or global flags."""
+
+        ALL = ALL
+        HOST = HOST
+        GLOBAL = GLOBAL
 
     class GlobalMdFlags:
+        """Flags for the whole cluster."""
+
         MAINTENANCE = "maintenance"
 
     class MaintenanceMode:
+        """GLOBAL: the whole cluster. LOCAL: this host, as a management agent sets and ends it. LOCAL_MANUAL: this host,
+        as its operator does: ending LOCAL leaves it."""
+
         GLOBAL = "GLOBAL"
         LOCAL = "LOCAL"
         LOCAL_MANUAL = "LOCAL_MANUAL"
 
-    def __init__(self, log: bool = False, paths: Optional[HostPaths] = None, **_ignored: object) -> None:
+    def __init__(self, log: bool = False, *, paths: Optional[HostPaths] = None, **_ignored: object) -> None:
         if not log:
             logging.basicConfig(filename=os.devnull)
         self._paths = paths or HostPaths.from_env()
@@ -59,61 +85,83 @@ class HAClient:
     # --- statistics -----------------------------------------------------------------------------------------------
 
     def get_all_stats(self, mode: str = StatModes.ALL, timeout: Optional[float] = None) -> Dict[int, Dict[str, Any]]:
-        """``{host id: record}``; key 0 holds the global flags. ``live-data`` of a host: it is alive as this host's
-        agent sees it. Records that cannot be read are logged and left out. ``timeout`` in seconds, for each of the
-        two calls."""
+        """``{host id: record}``, host ids 1 to 2000. Key 0 is ``{"maintenance": bool}``, absent when the global flags
+        cannot be read.
+
+        A record, in this order: ``host-id`` int · ``host-ts`` int, monotonic seconds of that host · ``score`` int, 0
+        to 3400 · ``engine-status`` str, a JSON object or ``null`` · ``hostname`` str · ``maintenance`` bool, of that
+        host · ``stopped`` bool, its agent was stopped in order · ``crc32`` str, 8 hex digits ·
+        ``conf_on_shared_storage`` bool · ``local_conf_timestamp`` int · ``extra`` str, lines ``key=value`` ·
+        ``live-data`` bool: it is alive as this host's agent sees it.
+
+        A slot that cannot be read is logged and left out. Raises ValueError for an unknown mode, and the errors of the
+        broker.
+        """
+        check_mode(mode)
         with self._link(timeout) as link:
             slots = _asked(link.get_stats)
-            alive = _asked(link.is_host_alive) if mode != self.StatModes.GLOBAL else ()
-        stats = _stats(slots, mode)
+            alive = _asked(link.is_host_alive) if mode != GLOBAL else ()
+        stats, _unreadable = read_slots(slots, mode)
         for host_id, record in stats.items():
             if host_id != GLOBAL_SLOT:
                 record["live-data"] = host_id in alive
         return stats
 
     def get_all_host_stats(self, timeout: Optional[float] = None) -> Dict[int, Dict[str, Any]]:
-        return self.get_all_stats(self.StatModes.HOST, timeout)
+        """``get_all_stats`` without key 0."""
+        return self.get_all_stats(HOST, timeout)
 
     def get_all_stats_direct(self, mode: str = StatModes.ALL) -> Dict[int, Dict[str, Any]]:
-        """From the volume, without the broker and without ``live-data``. Raises StorageError, ConfigError."""
+        """Like ``get_all_stats``, from the volume, without the broker and without ``live-data``. Within 30 s. Raises
+        ValueError for an unknown mode, ConfigError where nothing is deployed, StorageError."""
+        check_mode(mode)
         conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
         domain = LocalDomain(conf.storage, conf.sd_uuid)
-        volume = IoWorker(domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid))
-        try:
-            data = volume.read(0, SCANNED, _DIRECT_DEADLINE)
-        finally:
-            volume.close(1.0)
-        slots = {start // SLOT_SIZE: data[start : start + SLOT_SIZE] for start in range(0, SCANNED, SLOT_SIZE)}
-        return _stats(slots, mode)
+        path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
+        with BoundedVolume(path, DIRECT_DEADLINE) as volume:
+            data = volume.read_at(0, SCANNED)
+        return read_slots({at // SLOT_SIZE: data[at : at + SLOT_SIZE] for at in range(0, SCANNED, SLOT_SIZE)}, mode)[0]
 
     def get_all_host_stats_direct(self) -> Dict[int, Dict[str, Any]]:
-        return self.get_all_stats_direct(self.StatModes.HOST)
+        """``get_all_stats_direct`` without key 0."""
+        return self.get_all_stats_direct(HOST)
 
     def get_local_host_id(self) -> Optional[int]:
-        """None where no host id is configured. Never raises."""
+        """1 to 2000; None where no host id is configured, and where it cannot be read. Never raises."""
         try:
             text = read_values(self._paths.hosted_engine_conf).get("host_id", "")
         except ConfigError as error:
             log.debug("%s", error)
             return None
-        return int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else None
+        if not (text.isascii() and text.isdigit() and len(text) <= 4):
+            return None
+        return int(text) if 1 <= int(text) <= MAX_HOST_ID else None
 
     def get_local_host_score(self, timeout: Optional[float] = None) -> int:
-        """This host's score; 0 when its own record is not live."""
+        """This host's score, 0 to 3400; 0 when its own record is not live or no host id is configured. Raises the
+        errors of the broker."""
         record = self.get_all_host_stats(timeout).get(self.get_local_host_id() or -1)
         return int(record["score"]) if record and record["live-data"] else 0
 
     # --- maintenance ----------------------------------------------------------------------------------------------
 
     def set_global_md_flag(self, flag: str, value: object, timeout: Optional[float] = None) -> None:
-        """Returns when the flag is on the volume. Raises ValueError for an unknown flag."""
+        """Returns when the flag is on the volume and was read back. ``value`` as in ``set_maintenance_mode``. Raises
+        ValueError for an unknown flag or value, and the errors of the broker."""
         if flag != self.GlobalMdFlags.MAINTENANCE:
             raise ValueError(f"flag {flag!r}: expected {self.GlobalMdFlags.MAINTENANCE!r}")
+        block = slot.encode_global(_truth(value))
         with self._link(timeout) as link:
-            _asked(lambda: link.put_stats(GLOBAL_SLOT, slot.encode_global(_truth(value))))
+            _asked(lambda: link.put_stats(GLOBAL_SLOT, block))
 
     def set_maintenance_mode(self, mode: str, value: object, timeout: Optional[float] = None) -> None:
-        """Raises ValueError for an unknown mode, ConfigError or OSError when ha.conf cannot be changed."""
+        """``mode``: one of MaintenanceMode. ``value``: a bool, a number, or one of the words that the configuration
+        files take (``True``, ``0``, ``no``, ...). LOCAL changes one of the host's two flags, LOCAL_MANUAL both, and
+        the agent acts on it in its next cycle (10 s).
+
+        Raises ValueError for an unknown mode or value; ConfigError or OSError when ha.conf cannot be changed; for
+        GLOBAL the errors of the broker.
+        """
         flag = _truth(value)
         if mode == self.MaintenanceMode.GLOBAL:
             self.set_global_md_flag(self.GlobalMdFlags.MAINTENANCE, flag, timeout)
@@ -127,61 +175,85 @@ class HAClient:
     # --- configuration --------------------------------------------------------------------------------------------
 
     def is_deployed(self) -> bool:
+        """Whether this host's hosted-engine.conf exists; it may be empty. Never raises."""
         return os.path.exists(self._paths.hosted_engine_conf)
 
     def get_shared_config(self, key: str, config_type: Optional[str] = None) -> List[str]:
-        """``[value, type]``. Raises KeyError, SharedConfigError."""
+        """``[value, type]``, both str. ``config_type``: ``he_local``, ``he_shared``, ``ha`` or ``broker``; None: the
+        one that has the key. Within 20 s.
+
+        Raises KeyError for an unknown key; SharedConfigError for an unknown or read-only type and for a key of several
+        types; ConfigError for this host's files; ArchiveError for the configuration volume, with the code ``overdue``
+        when it does not answer.
+        """
         return SharedConfig(self._paths).get(key, config_type)
 
     def set_shared_config(self, key: str, value: str, config_type: Optional[str] = None) -> None:
-        """Raises KeyError, SharedConfigError, ArchiveError."""
+        """Returns when the value is stored and was read back. Within 22 s. Raises like ``get_shared_config``;
+        SharedConfigError or ConfigError also for a value that does not fit, OSError for a file that cannot be written;
+        ArchiveError ``changed`` when another host was faster, ``late-write`` when the storage stopped answering and the
+        change may still arrive. In every other case nothing was changed."""
         SharedConfig(self._paths).set(key, value, config_type)
 
     def get_all_config_keys(self, config_type: Optional[str] = None) -> Dict[str, List[str]]:
+        """``{type: sorted keys}``, those included that may be set but are not; ``{}`` for the read-only type ``vm``.
+        Within 20 s. Raises SharedConfigError for an unknown type, ConfigError, ArchiveError."""
         return SharedConfig(self._paths).keys(config_type)
 
     # --- storage --------------------------------------------------------------------------------------------------
 
     def reset_lockspace(self, force: bool = False, timeout: Optional[float] = None) -> None:
         """Write the lockspace hosted-engine anew. Without ``force`` only in global maintenance, with every known
-        agent stopped: raises UnsafeError otherwise. Nothing happens on a host that is not deployed."""
+        agent stopped and every slot readable: raises UnsafeError otherwise, and the errors of the broker. Nothing
+        happens on a host that is not deployed."""
         if not self.is_deployed():
             return
-        if not force:
-            self._check_safe(timeout)
         with self._link(timeout) as link:
+            if not force:
+                _check_at_rest(_asked(link.get_stats))
             _asked(link.reset_lockspace)
 
-    def _check_safe(self, timeout: Optional[float]) -> None:
-        stats = self.get_all_stats(timeout=timeout)
-        flags = stats.pop(GLOBAL_SLOT, {})
-        running = sorted(host_id for host_id, record in stats.items() if not record["stopped"])
-        if stats and not flags.get("maintenance"):
-            raise UnsafeError("the cluster is not in global maintenance: set it first")
-        if running:
-            raise UnsafeError(f"agents still run on the hosts {', '.join(map(str, running))}: stop them first")
-
-    def connect_storage_server(self, timeout: float = 900) -> None:
-        """A directory needs no connection; checks that it is there. Raises RuntimeError."""
+    def connect_storage_server(self, timeout: float = CONNECT_TIMEOUT) -> None:
+        """A directory needs no connection; looks whether it is there. Raises RuntimeError when it is not, or does not
+        answer within ``timeout`` seconds; ConfigError where nothing is deployed."""
+        seconds = _seconds(timeout)
         conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
         directory = LocalDomain(conf.storage, conf.sd_uuid).directory
-        if not os.path.isdir(directory):
+        try:
+            with BoundedVolume(directory, seconds) as storage:
+                found = storage.is_directory(directory)
+        except StorageError as error:
+            raise RuntimeError(str(error)) from error
+        if not found:
             raise RuntimeError(f"{directory}: expected the directory of the storage domain; mount the storage first")
 
-    def disconnect_storage_server(self, timeout: float = 900) -> None:
-        """A directory has no connection to end."""
+    def disconnect_storage_server(self, timeout: float = CONNECT_TIMEOUT) -> None:
+        """A directory has no connection to end. Raises ValueError for a ``timeout`` that is none."""
+        _seconds(timeout)
 
     def _link(self, timeout: Optional[float]) -> BrokerLink:
-        return BrokerLink(self._paths.broker_socket, DEADLINE if timeout is None else float(timeout))
+        return BrokerLink(self._paths.broker_socket, DEADLINE if timeout is None else _seconds(timeout))
 
 
-def _asked(call: Any) -> Any:
-    """Callers know the socket's own errors: FileNotFoundError is "setup not finished" to them."""
+def _seconds(timeout: object) -> float:
+    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and math.isfinite(timeout) and timeout > 0:
+        return float(timeout)
+    raise ValueError(f"timeout {timeout!r}: expected seconds, more than 0")
+
+
+def _asked(call: Callable[[], T]) -> T:
+    """Callers know the socket's own errors: FileNotFoundError is "setup not finished" to them, other OSErrors a line in
+    their log, and anything else a traceback."""
     try:
         return call()
-    except BrokerError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from error
+    except BrokerUnavailable as error:
+        cause = error.__cause__
+        if error.code == "overdue":
+            raise socket.timeout(str(error)) from error
+        if isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, str(error)) from error
+        if isinstance(cause, (OSError, EOFError)):
+            raise ConnectionResetError(str(error)) from error
         raise
 
 
@@ -189,39 +261,20 @@ def _truth(value: object) -> bool:
     """A flag as callers pass it: a boolean, a number, or a text such as ``True``, ``0``, ``no``. Raises ValueError."""
     if isinstance(value, str):
         return parse_boolean(value)
-    return bool(value)
+    if isinstance(value, (bool, int, float)):
+        return bool(value)
+    raise ValueError(f"value {value!r}: expected True or False")
 
 
-def _stats(slots: Mapping[int, bytes], mode: str) -> Dict[int, Dict[str, Any]]:
-    if mode not in (HAClient.StatModes.ALL, HAClient.StatModes.HOST, HAClient.StatModes.GLOBAL):
-        raise ValueError(f"mode {mode!r}: expected ALL, HOST or GLOBAL")
-    stats: Dict[int, Dict[str, Any]] = {}
-    for host_id, data in sorted(slots.items()):
-        if host_id == GLOBAL_SLOT:
-            flags = slot.decode_global(data)
-            if mode != HAClient.StatModes.HOST and flags.value is not None and data.strip(b"\0"):
-                stats[GLOBAL_SLOT] = {"maintenance": flags.value}
-        elif mode != HAClient.StatModes.GLOBAL:
-            found = slot.decode(host_id, data)
-            if isinstance(found, Record):
-                stats[host_id] = _record(found, data)
-            elif not isinstance(found, Empty):
-                log.error("slot %d left out: %s %s", host_id, found.reason, found.detail)
-    return stats
-
-
-def _record(record: Record, data: bytes) -> Dict[str, Any]:
-    """Keys in the order in which the field's tools print them."""
-    return {
-        "host-id": record.host_id,
-        "host-ts": record.timestamp,
-        "score": record.score,
-        "engine-status": slot.encode_engine(record.engine),
-        "hostname": record.hostname,
-        "maintenance": record.maintenance,
-        "stopped": record.stopped,
-        "crc32": record.crc32,
-        "conf_on_shared_storage": record.conf_on_shared_storage,
-        "local_conf_timestamp": record.local_conf_timestamp,
-        "extra": data[_LINE:].rstrip(b"\0").decode("ascii", "replace"),
-    }
+def _check_at_rest(slots: Mapping[int, bytes]) -> None:
+    """Nobody may use the lockspace; a host that cannot be read may."""
+    stats, unreadable = read_slots(slots, ALL)
+    flags = stats.pop(GLOBAL_SLOT, {})
+    running = sorted(host_id for host_id, record in stats.items() if not record["stopped"])
+    if unreadable:
+        hosts = ", ".join(map(str, sorted(unreadable)))
+        raise UnsafeError(f"the slots of the hosts {hosts} cannot be read: repair or clean them first")
+    if stats and not flags.get("maintenance"):
+        raise UnsafeError("the cluster is not in global maintenance: set it first")
+    if running:
+        raise UnsafeError(f"agents still run on the hosts {', '.join(map(str, running))}: stop them first")

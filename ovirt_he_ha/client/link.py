@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 
 from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, ProtocolError, PublishFacts, StorageFacts
-from ovirt_he_ha.core.model import SLOT_SIZE
+from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE
 
 __all__ = [
     "BrokerError",
@@ -230,20 +230,26 @@ class BrokerLink:
     def get_stats(self) -> Dict[int, bytes]:
         """Slots by host id as they are on the volume; 0 is the global one."""
         answer = self._typed(self.call(protocol.GET_STATS), dict)
-        if not all(key.isascii() and key.isdigit() and isinstance(value, bytes) for key, value in answer.items()):
+        if not all(_is_host_id(key) and isinstance(value, bytes) for key, value in answer.items()):
             raise BrokerUnavailable(self.socket_path, "garbage", "get_stats: expected binary values by host id")
         return {int(key): value.ljust(SLOT_SIZE, b"\0") for key, value in answer.items()}
 
     def put_stats(self, host_id: int, data: bytes, deadline: Optional[float] = None) -> None:
         """Publish a slot; returns when it is on the volume (slot 0: read back)."""
-        self.call(protocol.PUT_STATS, host_id, bytes(data), deadline=deadline)
+        self._done(self.call(protocol.PUT_STATS, host_id, bytes(data), deadline=deadline))
 
     def push_hosts_state(self, ids: Sequence[int]) -> None:
         self.call(protocol.PUSH_HOSTS_STATE, list(ids))
 
     def is_host_alive(self) -> Tuple[int, ...]:
         """Host ids that the agent pushed as live within the last 60 s."""
-        return tuple(self._typed(self.call(protocol.IS_HOST_ALIVE), list))
+        answer = self.call(protocol.IS_HOST_ALIVE)
+        if answer == "":
+            return ()  # oVirt's own broker, in the first minute after a boot
+        ids = self._typed(answer, list)
+        if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+            raise BrokerUnavailable(self.socket_path, "garbage", "is_host_alive: expected host ids")
+        return tuple(ids)
 
     def notify(self, event: str, detail: str, options: Mapping[str, str]) -> str:
         """``sent`` (queued for delivery) or ``ignored``."""
@@ -271,7 +277,7 @@ class BrokerLink:
         self.call(protocol.STOP_DOMAIN_MONITOR)
 
     def reset_lockspace(self, deadline: Optional[float] = None) -> None:
-        self.call(protocol.RESET_LOCKSPACE, deadline=deadline)
+        self._done(self.call(protocol.RESET_LOCKSPACE, deadline=deadline))
 
     # --- transport ------------------------------------------------------------------------------------------------
 
@@ -315,10 +321,19 @@ class BrokerLink:
         with self._lock:
             return self._idle.pop() if self._idle else _Connection(self.socket_path)
 
+    def _done(self, answer: Any) -> None:
+        """A broker that failed may answer nil: oVirt's does. Only its word counts as done."""
+        if answer != "ok":
+            raise BrokerUnavailable(self.socket_path, "garbage", f"expected 'ok', found {str(answer)[:40]!r}")
+
     def _typed(self, answer: Any, kind: Type[T]) -> T:
         if isinstance(answer, kind) and not isinstance(answer, bool):
             return answer
         raise BrokerUnavailable(self.socket_path, "garbage", f"expected {kind.__name__}, found {type(answer).__name__}")
+
+
+def _is_host_id(key: object) -> bool:
+    return isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 4 and int(key) <= MAX_HOST_ID
 
 
 def _known(code: object) -> int:

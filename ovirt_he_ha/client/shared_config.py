@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional
 
+from ovirt_he_ha.client.bounded_volume import BoundedVolume
 from ovirt_he_ha.config.files import atomic_write, load_broker_conf, load_hosted_engine_conf, read_values, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
@@ -22,6 +23,7 @@ HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "
 WRITABLE = (BROKER, HA, HE_LOCAL, HE_SHARED)
 OPTIONAL = ("iscsi_paths_blacklist", "network_test", "tcp_t_address", "tcp_t_port")
 HA_FLAGS = ("local_maintenance", "local_maintenance_manual")
+DEADLINE = 20.0  # wall seconds of a call, all accesses to the storage together
 SETTLE = 1.0  # wall seconds; longer than another host needs from its comparison to its write
 _DEFAULT_SECTION = "default"
 
@@ -35,33 +37,70 @@ class SharedConfigError(Exception):
 
 
 class SharedConfig:
-    """Reads anew at every call. Storage errors come out as ArchiveError, files as ConfigError."""
+    """Reads anew at every call, and keeps no file or process open after it. Each call ends within ``seconds`` (wall),
+    whatever the storage does: it is accessed by a process of its own. Storage errors come out as ArchiveError, files as
+    ConfigError."""
 
-    def __init__(self, paths: HostPaths) -> None:
+    def __init__(self, paths: HostPaths, seconds: float = DEADLINE) -> None:
         self._paths = paths
+        self._seconds = seconds
+
+    def get(self, key: str, kind: Optional[str] = None) -> List[str]:
+        """``[value, type]``. Raises KeyError for an unknown key, SharedConfigError, ConfigError, ArchiveError."""
+        with _Call(self._paths, self._seconds) as call:
+            return call.get(key, kind)
+
+    def set(self, key: str, value: str, kind: Optional[str] = None) -> None:
+        """Raises KeyError, SharedConfigError, ConfigError, OSError for this host's files, ArchiveError: ``changed``
+        when another host was faster, ``late-write`` when the storage did not answer and the change may still
+        arrive."""
+        if not isinstance(value, str) or "\n" in value or "\r" in value or "\0" in value:
+            raise SharedConfigError("value", f"{key}: expected one line of text")
+        with _Call(self._paths, self._seconds) as call:
+            call.set(key, value, kind)
+
+    def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
+        """``{type: keys}``, the optional ones included; nothing for the read-only type. Raises SharedConfigError,
+        ConfigError, ArchiveError."""
+        if kind is not None and kind != VM:
+            _check_type(kind)
+        with _Call(self._paths, self._seconds) as call:
+            return call.keys(kind)
+
+
+class _Call:
+    """What one call sees: the archive is read once, so that its answers fit together."""
+
+    def __init__(self, paths: HostPaths, seconds: float) -> None:
+        self._paths = paths
+        self._seconds = seconds
+        self._volume: Optional[BoundedVolume] = None
+        self._members: Optional[Dict[str, bytes]] = None
         self._values: Dict[str, Callable[[], Dict[str, str]]] = {
             HE_LOCAL: lambda: read_values(paths.hosted_engine_conf),
             HA: self._ha_values,
             HE_SHARED: lambda: _pairs(str(self._archive()["hosted-engine.conf"], "utf-8", "replace")),
-            BROKER: lambda: _options(str(self._archive()["broker.conf"], "utf-8", "replace")),
+            BROKER: lambda: _options(self._volume_path(), str(self._archive()["broker.conf"], "utf-8", "replace")),
         }
 
-    def get(self, key: str, kind: Optional[str] = None) -> List[str]:
-        """``[value, type]``. Raises KeyError for an unknown key, SharedConfigError."""
+    def __enter__(self) -> "_Call":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._volume is not None:
+            self._volume.__exit__(*exc)
+
+    def get(self, key: str, kind: Optional[str]) -> List[str]:
         found = self._type_of(key, kind)
         return [self._values[found]().get(_named(found, key), ""), found]
 
-    def set(self, key: str, value: str, kind: Optional[str] = None) -> None:
-        """Raises KeyError, SharedConfigError, ArchiveError ``changed`` when another host was faster."""
-        if "\n" in value or "\r" in value or "\0" in value:
-            raise SharedConfigError("value", f"{key}: expected one line of text")
+    def set(self, key: str, value: str, kind: Optional[str]) -> None:
         found = self._type_of(key, kind)
         {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}[found](
             _named(found, key), value
         )
 
     def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
-        """``{type: keys}``, the optional ones included; nothing for the read-only type."""
         kinds = WRITABLE if kind is None else (kind,)
         return {each: self._keys(each) for each in kinds if each in WRITABLE}
 
@@ -72,8 +111,8 @@ class SharedConfig:
     def _type_of(self, key: str, kind: Optional[str]) -> str:
         if kind == VM:
             raise SharedConfigError("read-only", f"{kind} is read-only; writable are {', '.join(WRITABLE)}")
-        if kind is not None and kind not in WRITABLE:
-            raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
+        if kind is not None:
+            _check_type(kind)
         candidates = [each for each, keys in self.keys(kind).items() if _named(each, key) in keys]
         if not candidates:
             raise KeyError(f"{key}: no such key" + (f" in {kind}" if kind else ""))
@@ -105,12 +144,12 @@ class SharedConfig:
 
     def _set_shared(self, key: str, value: str) -> None:
         members = self._archive()
-        text = str(members["hosted-engine.conf"], "utf-8")
+        text = self._editable("hosted-engine.conf")
         self._store(members, "hosted-engine.conf", replaced(text, key, value))
 
     def _set_broker(self, key: str, value: str) -> None:
         members = self._archive()
-        parser = _parser(str(members["broker.conf"], "utf-8"))
+        parser = _parser(self._volume_path(), self._editable("broker.conf"))
         section, _, option = key.partition(".")
         parser.set(section, option, value)
         out = io.StringIO()
@@ -121,14 +160,33 @@ class SharedConfig:
         atomic_write(self._paths.broker_conf, text.encode())
 
     def _store(self, members: Mapping[str, bytes], name: str, text: str) -> None:
-        write_archive(self._volume(), {**members, name: text.encode()}, previous=members, settle=SETTLE)
+        write_archive(self._opened(), {**members, name: text.encode()}, previous=members, settle=SETTLE)
 
     def _archive(self) -> Dict[str, bytes]:
-        return read_archive(self._volume())
+        if self._members is None:
+            self._members = read_archive(self._opened())
+        return self._members
 
-    def _volume(self) -> str:
+    def _editable(self, name: str) -> str:
+        """Text that can be written back without loss."""
+        try:
+            return str(self._archive()[name], "utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self._volume_path()}: {name}", "", "text in UTF-8", "other bytes") from error
+
+    def _opened(self) -> BoundedVolume:
+        if self._volume is None:
+            self._volume = BoundedVolume(self._volume_path(), self._seconds)
+        return self._volume
+
+    def _volume_path(self) -> str:
         conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
         return LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+
+
+def _check_type(kind: str) -> None:
+    if kind not in WRITABLE:
+        raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
 
 
 def check_broker_conf(name: Path, text: str) -> None:
@@ -155,14 +213,19 @@ def _pairs(text: str) -> Dict[str, str]:
     return values
 
 
-def _parser(text: str) -> configparser.RawConfigParser:
+def _parser(volume: str, text: str) -> configparser.RawConfigParser:
+    """The text comes from the storage: whatever is in it, the caller gets one of our own errors."""
     parser = configparser.RawConfigParser(strict=False, default_section="\0none")
-    parser.read_string(text)
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        detail = str(error).splitlines()[0]
+        raise ConfigError(f"{volume}: broker.conf", "", "sections with lines of option=value", detail) from error
     return parser
 
 
-def _options(text: str) -> Dict[str, str]:
-    parser = _parser(text)
+def _options(volume: str, text: str) -> Dict[str, str]:
+    parser = _parser(volume, text)
     return {f"{section}.{key}": value for section in parser.sections() for key, value in parser.items(section)}
 
 

@@ -6,7 +6,7 @@ The engine reads exactly that size, so nothing else may be written. All five mem
 import os
 import time
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Protocol, Tuple, Union
 
 from ovirt_he_ha.storage.io_process import IoFailure, direct_read, direct_write
 
@@ -19,9 +19,40 @@ CAPACITY = SIZE - END - len(MEMBERS) * BLOCK  # 16,896 bytes of content, each me
 PathLike = Union[str, Path]
 
 
+class ArchiveBytes(Protocol):
+    """The first 20,480 bytes of the configuration volume at ``path``. Both methods may fail: IoFailure."""
+
+    path: str
+
+    def read(self) -> bytes:
+        """Exactly SIZE bytes."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Exactly SIZE bytes, on the volume when it returns."""
+        ...
+
+
+class BytesHere(ArchiveBytes):
+    """In this process, which hangs with the storage: for the lab, tests and tools that may."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = str(path)
+
+    def read(self) -> bytes:
+        return direct_read(self.path, 0, SIZE)
+
+    def write(self, data: bytes) -> None:
+        direct_write(self.path, 0, data)
+
+
+Place = Union[PathLike, ArchiveBytes]
+
+
 class ArchiveError(Exception):
-    """``code``: ``empty``, ``not-an-archive``, ``member-missing``, ``too-large``, ``changed``, ``not-written``, or
-    that of the failed access (``missing``, ``no-access``, ``too-small``, ...)."""
+    """``code``: ``empty``, ``not-an-archive``, ``member-missing``, ``too-large``, ``changed``, ``not-written``,
+    ``late-write`` (given up: it may still arrive), or that of the failed access (``missing``, ``no-access``,
+    ``too-small``, ``overdue``, ...)."""
 
     msg = "{path}: configuration archive: {detail}"
 
@@ -35,13 +66,14 @@ class ArchiveError(Exception):
         return self.msg.format(path=self.path or "archive", detail=self.detail)
 
 
-def read_archive(path: PathLike) -> Dict[str, bytes]:
-    """Member name -> content. Direct I/O, may hang with the storage. Raises ArchiveError."""
-    return _located(path, _read(path))
+def read_archive(place: Place) -> Dict[str, bytes]:
+    """Member name -> content. With a path: direct I/O that may hang with the storage. Raises ArchiveError."""
+    volume = _opened(place)
+    return _located(volume.path, _read(volume))
 
 
 def write_archive(
-    path: PathLike,
+    place: Place,
     members: Mapping[str, bytes],
     previous: Optional[Mapping[str, bytes]] = None,
     force: bool = False,
@@ -54,38 +86,50 @@ def write_archive(
     host was faster: ``changed``, read again. ``settle``: wall seconds after which the volume is read once more: two
     hosts that compared in the same moment both write, and the one that was overwritten learns it then (``changed``).
     Without ``force`` a volume that holds neither zeros nor an archive is not
-    touched (``not-an-archive``). May hang with the storage. Raises ArchiveError.
+    touched (``not-an-archive``). With a path it may hang with the storage. Raises ArchiveError.
     """
     data = build_archive(members)
-    present = _read(path)
+    volume = _opened(place)
+    present = _read(volume)
     if not force:
-        _refuse_foreign(path, present)
-    if previous is not None and _located(path, present) != dict(previous):
-        raise ArchiveError("changed", "another host changed it meanwhile: read it again, then repeat", str(path))
+        _refuse_foreign(volume.path, present)
+    if previous is not None and _located(volume.path, present) != dict(previous):
+        raise ArchiveError("changed", "another host changed it meanwhile: read it again, then repeat", volume.path)
     try:
-        direct_write(str(path), 0, data)
+        volume.write(data)
     except IoFailure as failure:
-        raise _failed(path, failure) from failure
-    if _read(path) != data:
+        raise _failed(volume.path, failure) from failure
+    if _read(volume) != data:
         raise ArchiveError(
-            "not-written", "what was read back is not what was written: another writer, or a defect", str(path)
+            "not-written", "what was read back is not what was written: another writer, or a defect", volume.path
         )
     if settle > 0:
         time.sleep(settle)
-        if _read(path) != data:
+        if _read(volume) != data:
             raise ArchiveError(
-                "changed", "another host changed it at the same time: read it again, then repeat", str(path)
+                "changed", "another host changed it at the same time: read it again, then repeat", volume.path
             )
 
 
-def _read(path: PathLike) -> bytes:
+def _opened(place: Place) -> ArchiveBytes:
+    return BytesHere(place) if isinstance(place, (str, Path)) else place
+
+
+def _read(volume: ArchiveBytes) -> bytes:
     try:
-        return direct_read(str(path), 0, SIZE)
+        return volume.read()
     except IoFailure as failure:
-        raise _failed(path, failure) from failure
+        raise _failed(volume.path, failure) from failure
 
 
 def _failed(path: PathLike, failure: IoFailure) -> ArchiveError:
+    if failure.code == "late-write":
+        return ArchiveError(
+            failure.code,
+            "the storage did not answer in time; the change may be there, or arrive later: restore the path to the "
+            "storage, then look before you repeat it",
+            str(path),
+        )
     reason = f", {os.strerror(failure.error)}" if failure.error else ""
     return ArchiveError(
         failure.code, f"cannot be accessed ({failure.code}{reason}); is the storage connected?", str(path)

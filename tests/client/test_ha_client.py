@@ -124,7 +124,7 @@ def test_modes(served):
     served.broker.slots = {0: encode_global(False), 1: record(1)}
     assert sorted(served.client.get_all_host_stats()) == [1]
     assert served.client.get_all_stats(HAClient.StatModes.GLOBAL) == {0: {"maintenance": False}}
-    with pytest.raises(ValueError, match="ALL, HOST or GLOBAL"):
+    with pytest.raises(ValueError, match="expected ALL, HOST, GLOBAL"):
         served.client.get_all_stats("other")
 
 
