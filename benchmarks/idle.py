@@ -1,6 +1,7 @@
 """Agent, broker and their workers when nothing happens: processor, wake-ups, memory, processes started."""
 
 import time
+from pathlib import Path
 from typing import Dict, List
 
 from benchmarks import meter
@@ -11,12 +12,17 @@ _SECONDS = 61.0
 
 
 def processes(broker: int, agent: int) -> Dict[str, int]:
-    """Ours: the daemons and whatever they started."""
+    """Ours: the daemons and whatever they started, named by what it reads."""
     found = {"broker": broker, "agent": agent}
     for name, pid in (("broker", broker), ("agent", agent)):
-        for number, child in enumerate(sorted(filter(meter.is_running, meter.children(pid))), 1):
-            found[f"{name}_worker{number}"] = child
+        for child in filter(meter.is_running, meter.children(pid)):
+            found[f"{name}_worker_{_volume_of(child)}"] = child
     return found
+
+
+def _volume_of(worker: int) -> str:
+    path = Path(f"/proc/{worker}/cmdline").read_bytes().decode().rstrip("\0").rpartition("\0")[2]
+    return "lease" if path.endswith(".lease") else "volume"
 
 
 def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "idle") -> List[Figure]:

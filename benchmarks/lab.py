@@ -49,15 +49,16 @@ def measured() -> List[Figure]:
 
 def _one_host(daemons: Dict[str, int], number: int) -> List[Figure]:
     name = f"lab.host{number}_{'with' if 'vm' in daemons else 'without'}_vm"
-    workers = meter.children(daemons["broker"])
-    before = [meter.cost(pid) for pid in workers]
+    ours = idle.processes(daemons["broker"], daemons["agent"])
+    before = {each: meter.cost(pid) for each, pid in ours.items()}
     began = time.monotonic()
     found = idle.measured(daemons["broker"], daemons["agent"], _SECONDS, name)
     passed = time.monotonic() - began
-    for place, (pid, start) in enumerate(zip(workers, before), 1):
-        spent = meter.cost(pid).since(start)
-        moved = (spent.read + spent.written) / passed / 1e3
-        found.append(Figure(f"{name}.broker_worker{place}.bytes", moved, "kB/s", "/proc/PID/io"))
+    for each, pid in ours.items():
+        if "_worker_" in each and meter.is_running(pid):
+            spent = meter.cost(pid).since(before[each])
+            moved = (spent.read + spent.written) / passed / 1e3
+            found.append(Figure(f"{name}.{each}.bytes", moved, "kB/s", "/proc/PID/io"))
     return found
 
 

@@ -36,7 +36,7 @@ def _one_size(host: Host, name: str) -> List[Figure]:
     moved = 0
     for each, pid in ours.items():
         spent, memory = meter.cost(pid).since(before[each]), meter.memory(pid)
-        moved += spent.read + spent.written if each == "broker_worker1" else 0
+        moved += spent.read + spent.written if each == "broker_worker_volume" else 0
         found += [
             Figure(f"{name}.{each}.cpu", spent.cpu / passed * 100, "% of a core", "CPU"),
             Figure(f"{name}.{each}.rss", memory["rss"] / 1e6, "MB", "smaps_rollup"),

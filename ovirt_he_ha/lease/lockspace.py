@@ -33,7 +33,10 @@ T = TypeVar("T")
 
 WHITEBOARD = "hosted-engine"
 ALERT = 1.0  # product seconds between two looks while somebody waits for a dead owner
-CALM = 5.0  # otherwise; also how old the audit of the VM lease's owner may become
+CALM = 5.0  # otherwise
+# The owner's record, then: nobody starts the VM on what it says while all is calm, and who runs the VM audits it by
+# himself. Younger than what counts as known (25 s), so that the first decision after the calm has it.
+OWNER_CALM = 10.0
 HUNG = 10.0  # a question to the daemon takes milliseconds, the owner one read of the storage
 JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
@@ -99,6 +102,7 @@ class SanlockLockspaces(Lockspaces):
         self._armed: Optional[bool] = None
         self._asked: Optional[int] = None  # the generation in which sanlock was asked for its watchdog
         self._ask_again_at = 0.0
+        self._owner_due = 0.0
         self._hosts: _Measured[Mapping[int, HostLease]] = _Measured()
         self._owner: _Measured[LeaseOwner] = _Measured()
         self._starting = threading.Lock()
@@ -225,6 +229,11 @@ class SanlockLockspaces(Lockspaces):
             self._on_change()
 
     def _look_at_owner(self) -> None:
+        now = self._clock.monotonic()
+        if not self._alert and now < self._owner_due:
+            return
+        # Half a look early rather than half a look late: the thread comes round a little after its time.
+        self._owner_due = now + (OWNER_CALM / CALM - 0.5) * self._calm_poll
         try:
             found = self._read_owner()
             measured = _Measured(found, "", self._clock.monotonic())
@@ -255,11 +264,13 @@ class SanlockLockspaces(Lockspaces):
         return lambda: JOIN_LIMIT * self._io_timeout if member.joining else self._hung()
 
     def _wake(self) -> None:
+        self._owner_due = 0.0
         for loop in self._loops:
             loop.wake()
 
     def _changed(self) -> None:
         """A lockspace changed: its hosts and the lease in it are worth a look."""
+        self._owner_due = 0.0
         self._hosts_loop.wake()
         self._owner_loop.wake()
         self._on_change()

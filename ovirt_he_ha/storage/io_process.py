@@ -6,7 +6,8 @@ hung one can be replaced within a deadline. Therefore it imports nothing but the
 The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
 
 * request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T and D
-* op: R read, W write, P probe the volume; L look at another volume, T a small text file, D whether a directory
+* op: R read, S read one sector, W write, P probe the volume; L look at another volume, T a small text file, D whether
+  it is a directory
 * answer: code length (1), errno (4), data length (4), code (ASCII, empty: done), data
 
 It ends when the other end of the socket is closed, so it never outlives the daemon by more than one I/O.
@@ -26,7 +27,7 @@ from typing import NamedTuple, Optional, Tuple
 REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
 FACTS = struct.Struct("!QIB")
-READ, WRITE, PROBE = b"R", b"W", b"P"
+READ, SECTOR, WRITE, PROBE = b"R", b"S", b"W", b"P"
 LOOK, TEXT, DIRECTORY = b"L", b"T", b"D"
 WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY)
 
@@ -247,7 +248,9 @@ def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes)
         return FACTS.pack(*probe(path))
     if operation in (LOOK, TEXT, DIRECTORY):
         return _perform_elsewhere(os.fsdecode(body), operation)
-    if offset % PAGE or length % PAGE or not length:
+    if operation == SECTOR and length in (512, PAGE) and not offset % length:
+        return direct_read(path, offset, length)
+    if offset % PAGE or length % PAGE or not length or operation == SECTOR:
         raise IoFailure("request", errno.EINVAL)
     if operation == READ:
         return direct_read(path, offset, length)

@@ -28,6 +28,7 @@ from ovirt_he_ha.storage.io_process import (
     PROBE,
     READ,
     REQUEST,
+    SECTOR,
     TEXT,
     WRITE,
     VolumeLook,
@@ -94,6 +95,13 @@ class IoWorker(BlockIO):
         if len(data) != length:
             raise StorageError("io", self.path, detail=f"{len(data)} bytes instead of {length}")
         return data
+
+    def sector(self, offset: int, deadline: float) -> bytes:
+        """One sector of ``sector_size`` bytes, alone: what a look at every few seconds may cost. Raises like
+        ``read``."""
+        if offset < 0 or offset % self.sector_size:
+            raise StorageError("request", self.path, detail=f"offset {offset}, length {self.sector_size}")
+        return self._call(SECTOR, offset, self.sector_size, b"", deadline)
 
     def write(self, offset: int, data: bytes, deadline: float) -> None:
         """Exactly one slot: 4,096 bytes."""

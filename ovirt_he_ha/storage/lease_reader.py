@@ -8,7 +8,6 @@ from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker, WaitClock
 
 READ_SECONDS = 4.0  # product: shorter than the audit's 5 s, so that one late answer costs one look
-BLOCK = 4096  # one direct read on any storage; the record's first sector is at its beginning
 
 
 class LeaseReader:
@@ -16,19 +15,18 @@ class LeaseReader:
 
     def __init__(self, lease: LeaseId, clock: WaitClock) -> None:
         self._lease = lease
-        self._sector_size = 512
         self._worker = IoWorker(lease.path, clock=clock)
 
     def use_sector_size(self, sector_size: int) -> None:
         """The domain's, once it could be looked at: 512 or 4096. A record with another one is unreadable."""
-        self._sector_size = sector_size
+        self._worker.sector_size = sector_size
 
     def owner(self) -> LeaseOwner:
         """Past every cache of this host, as sanlock writes. Within READ_SECONDS; raises LeaseUnreadable, and then
         nothing is known."""
         try:
-            data = self._worker.read(self._lease.offset, BLOCK, READ_SECONDS)
-            return owner_in(data, self._lease, self._sector_size)
+            data = self._worker.sector(self._lease.offset, READ_SECONDS)
+            return owner_in(data, self._lease, self._worker.sector_size)
         except StorageError as problem:
             raise LeaseUnreadable(self._lease, 0, str(problem)) from problem
 

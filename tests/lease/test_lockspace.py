@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ovirt_he_ha.config.clock import SystemClock
-from ovirt_he_ha.core.model import LeaseId, LockspaceState
+from ovirt_he_ha.core.model import LeaseId, LeaseOwner, LockspaceState
 from ovirt_he_ha.lease import binding
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.daemon_status import DaemonStatus
@@ -96,6 +96,35 @@ class TestLockspaces:
         assert len(looks) == calm
         lockspaces.set_alert(True)
         eventually(lambda: len(looks) > calm + 3)
+
+    def test_the_owner_is_read_every_second_time_in_calm_and_every_time_in_alert(self, daemon):
+        class Clock(SystemClock):
+            now = 1000.0
+
+            def monotonic(self):
+                return self.now
+
+        clock, looks = Clock(1.0), []
+        lockspaces = SanlockLockspaces(
+            LEASE, "/ids", "/whiteboard", clock, read_owner=lambda: looks.append(clock.now) or LeaseOwner(0), api=daemon
+        )
+
+        def rounds(count, seconds):
+            del looks[:]
+            for _ in range(count):
+                lockspaces._look_at_owner()
+                clock.now += seconds
+            return len(looks)
+
+        assert rounds(10, 5.01) == 5
+        assert lockspaces.facts().owner.age <= 10.1
+        lockspaces.set_alert(True)
+        assert rounds(10, 1.01) == 10
+        lockspaces.set_alert(False)
+        assert rounds(1, 0.0) == 1  # what changed is looked at once more
+        assert rounds(1, 0.0) == 0
+        lockspaces._changed()  # a lockspace changed
+        assert rounds(1, 0.0) == 1
 
     def test_the_watchdog_is_asked_once_per_join(self, make, daemon):
         asked = []

@@ -69,6 +69,15 @@ class TestAccess:
             worker.read(offset, length, 5)
         assert caught.value.code == "request"
 
+    @pytest.mark.parametrize("size", [512, 4096])
+    def test_one_sector(self, worker, path, size):
+        worker.sector_size = size
+        assert worker.sector(SLOT, 5) == path.read_bytes()[SLOT : SLOT + size]
+        for offset in (size // 2, -size):
+            with pytest.raises(StorageError) as caught:
+                worker.sector(offset, 5)
+            assert caught.value.code == "request"
+
     @pytest.mark.parametrize("length", [0, SLOT - 1, 2 * SLOT])
     def test_a_write_is_one_slot(self, worker, length):
         with pytest.raises(StorageError) as caught:
