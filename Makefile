@@ -3,7 +3,7 @@ PYTHON = /usr/bin/python3
 COMPILED = ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help install check fast bench lab lab-down soak clean
+.PHONY: help install check fast bench swarm lab lab-down soak clean
 
 help:
 	@echo "make lab       three hosts on this machine: the engine is killed and comes back; they stay up"
@@ -11,6 +11,7 @@ help:
 	@echo "make soak      an hour of random faults in a lab of its own (MINUTES=, SEED=)"
 	@echo "make check     everything CI runs"
 	@echo "make fast      the part of it that needs no lab (about a minute)"
+	@echo "make swarm     2,000 random worlds in the simulator: two copies of the engine nowhere (SEEDS=, FIRST=)"
 	@echo "make bench     what the daemons cost, one JSON line per figure (docs/cost.md)"
 	@echo "make clean     remove what these commands made in this directory"
 
@@ -26,6 +27,9 @@ fast: install
 
 bench: install
 	@$(SUDO) env PYTHONDONTWRITEBYTECODE=1 "$(CURDIR)/.venv/bin/python" -m benchmarks
+
+swarm: install
+	@.venv/bin/he-sim swarm --seeds $(or $(SEEDS),2000) --first-seed $(or $(FIRST),0) --jobs "$$(nproc)" --save swarm-failures
 
 lab: install
 	@scripts/lab-tour

@@ -73,8 +73,8 @@ HABITS: Dict[str, Habit] = {
         for name in (
             "agent-hang", "bit-rot", "bridge-down", "broker-hang", "broker-stop", "clean-metadata", "cpu-load",
             "definition-broken", "events-late", "events-lost", "foreign-write", "ghost-writes", "guest-off",
-            "hand-shutdown", "ignores-shutdown", "libvirtd-hang", "libvirtd-kill", "lockspace-removed", "lost-writes",
-            "memory-low", "migration-network-loss", "never-boots", "page-bad", "page-flaps", "page-slow",
+            "hand-shutdown", "ignores-shutdown", "libvirtd-hang", "libvirtd-kill", "line-rot", "lockspace-removed",
+            "lost-writes", "memory-low", "migration-network-loss", "never-boots", "page-bad", "page-flaps", "page-slow",
             "probes-unknown", "slots-hang", "slots-read-error", "slots-write-error", "slow-host", "stale-reads",
             "start-fails", "storage-slow", "torn-writes", "vm-deaf", "volume-missing", "wall-clock",
         )

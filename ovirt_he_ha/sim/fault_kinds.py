@@ -148,6 +148,18 @@ def bit_rot(target: Target) -> Mend:
     return None
 
 
+@kind("line-rot", "storage", lasting=False, slot=Parameter(-1, -1, 2000))
+def line_rot(target: Target) -> Mend:
+    """One digit of a slot's time stamp is another one on the medium; by default in the host's own slot."""
+    chosen = int(target.number("slot"))
+    number = target.host.conf_id if chosen < 0 else chosen
+    fields = target.world.volume.get(number).split(b"|")
+    if len(fields) > 2 and fields[2][-1:].isdigit():
+        fields[2] = fields[2][:-1] + b"%d" % ((int(fields[2][-1:]) + 1) % 10)
+        target.world.volume.slots[number] = b"|".join(fields)
+    return None
+
+
 @kind("zeroed", "storage", lasting=False)
 def zeroed(target: Target) -> Mend:
     """Somebody wrote zeros over the whole volume of slots."""

@@ -59,149 +59,160 @@ MUTATIONS: Tuple[Mutation, ...] = (
     Mutation(
         "paused-lives", "a paused copy is not killed", "core/guards.py",
         "    if paused <= tolerated:\n", "    if True:\n",
+        by="paused-killed-at-once",
     ),
     Mutation(
         "paused-in-maintenance", "nor in global maintenance", "core/guards.py",
         "    if sit.facts is None or not sit.vm_here:\n        return\n    paused =",
         "    if sit.facts is None or not sit.vm_here or sit.hands_off:\n        return\n    paused =",
+        by="paused-killed-at-once-in-maintenance",
     ),
     Mutation(
         "lease-not-asked", "a start whoever owns the lease", "core/starting.py",
         "    owner = reading.value.host_id\n    if owner == 0:\n",
         "    owner = reading.value.host_id\n    if owner >= 0:\n",
+        by="agent-stopped-then-power-loss",
     ),
     Mutation(
         "lease-of-the-failing", "an owner whose renewals fail counts as dead", "core/starting.py",
         "    if flag in (HostLease.FREE, HostLease.DEAD) or",
         "    if flag not in (HostLease.LIVE, HostLease.UNKNOWN) or",
+        by="agent-stopped-then-power-loss",
     ),
     Mutation(
         "owner-back-never", "an owner that came back under a new generation is waited for", "core/starting.py",
         "    peer = sit.view.peers.get(owner.host_id)\n    if peer is None or peer.record is None or not peer.alive or",
         "    peer = None\n    if peer is None or peer.record is None or not peer.alive or",
+        by="reset-into-maintenance",
     ),
     Mutation(
         "no-baseline", "a start before every known host is established", "core/starting.py",
         "    if not sit.view.baseline:\n", "    if False:\n",
+        by="first-agent-waits-for-the-others",
     ),
     Mutation(
         "engine-elsewhere", "a start although a live host says that it has the VM", "core/starting.py",
         '        yield reason("engine-up-elsewhere", host=peer.host_id, hostname=_name(peer))\n', "        pass\n",
+        by="mixed-cold-start-ours-late",
     ),
     Mutation(
         "stopped-peer", "a host whose agent was stopped is not left alone", "core/starting.py",
         "    if stopped is not None:\n", "    if False:\n",
+        by="agent-stopped",
     ),
     Mutation(
         "flag-ignored", "actions in global maintenance", "core/situation.py",
         "        return self.snapshot.global_maintenance.value is not False\n", "        return False\n",
+        by="hung-and-unread",
     ),
     Mutation(
         "flag-unknown", "an unknown global maintenance is none", "core/situation.py",
         "        return self.snapshot.global_maintenance.value is not False\n",
         "        return self.snapshot.global_maintenance.value is True\n",
+        by="hung-and-unread",
     ),
     Mutation(
         "local-maintenance", "local maintenance is no state of its own", "core/guards.py",
         "    if not sit.in_local_maintenance or sit.vm_here or d.state in _STOPPING:\n", "    if True:\n",
+        by="local-maintenance",
     ),
     Mutation(
         "unfenced", "a start without a watchdog", "core/fitness.py",
         "    return sit.snapshot.leases.watchdog_armed is not True and not", "    return False and not",
+        by="mixed-unfenced-alone",
     ),
     Mutation(
         "score-zero", "a start at score 0 at once", "core/starting.py",
         "    return sit.now >= since + sit.timers.last_resort\n", "    return True\n",
+        by="last-resort",
     ),
     Mutation(
         "no-last-resort", "never a start at score 0", "core/starting.py",
         "    return sit.now >= since + sit.timers.last_resort\n", "    return False\n",
+        by="last-resort",
     ),
     Mutation(
         "no-rank", "all hosts start at once", "core/starting.py",
         "    if not before:\n        return\n    since = d.carried.startable_since\n",
         "    if before is not None:\n        return\n    since = d.carried.startable_since\n",
+        by="mixed-network-loss-on-ours",
     ),
     Mutation(
         "no-back-off", "failed starts are repeated at once", "core/starting.py",
         "    if budgets.next_start_at > sit.now:\n", "    if False:\n",
+        by="starts-that-fail",
     ),
     Mutation(
         "bad-crc", "a slot with a wrong checksum is believed", "core/slot.py",
         "    if len(fields) > _CRC_FIELD and fields[_CRC_FIELD] != _line_crc(fields):\n", "    if False:\n",
+        by="rotten-lines-of-a-dead-host",
     ),
     Mutation(
         "alive-for-ever", "a silent host stays alive", "core/liveness.py",
         "    return now - seen.changed_at < timers.liveness_limit\n", "    return True\n",
+        by="host-loss",
     ),
     Mutation(
         "alive-at-sight", "a host counts as established at first sight", "core/liveness.py",
         "    if silence(seen, read_at) >= timers.liveness_limit:\n        return SILENT\n",
         "    if True:\n        return SILENT\n",
+        by="first-agent-waits-for-the-others",
     ),
     Mutation(
         "liveness-600", "the liveness limit is ten minutes", "core/timers.py",
         "    liveness_limit: float = _row(60.0, 30.0, 120.0)\n",
         "    liveness_limit: float = _row(600.0, 30.0, 1200.0)\n",
-    ),
-    Mutation(
-        "back-in-time", "an earlier content of a slot is a sign of life", "core/liveness.py",
-        "        elif now_there != before.token and now_there not in before.past:\n",
-        "        elif now_there != before.token:\n",
+        by="host-loss",
     ),
     Mutation(
         "guard-unconfirmed", "a lease that is not renewed is no reason to kill", "core/fencing.py",
         "    if f.blind:\n        return None\n    silent", "    if True:\n        return None\n    silent",
+        by="sanlock-stands-still",
     ),
     Mutation(
         "guard-gone", "a sanlock that is gone is no reason to kill", "core/fencing.py",
         "    if f.refused_since is None:\n        return None\n    return _Threat",
         "    if True:\n        return None\n    return _Threat",
+        by="sanlock-gone-copy-gone",
     ),
     Mutation(
         "guard-slept", "a machine that slept keeps its copy", "core/fencing.py",
         "    if f.longest_sleep <= SLEPT * f.io_timeout:\n", "    if True:\n",
-    ),
-    Mutation(
-        "guard-owner", "another owner on the disk is no reason to kill", "core/fencing.py",
-        "    if found == ours:\n        return None\n", "    if True:\n        return None\n",
+        by="host-sleep",
     ),
     Mutation(
         "crashes-for-ever", "a VM that crashes again and again is restarted here", "core/leaving.py",
         "    if len(crashes) <= t.crash_restarts and step == 0:\n", "    if True:\n",
+        by="vm-crashes",
     ),
     Mutation(
         "hung-at-boot", "a young engine counts as hung", "core/running.py",
         "    due_in = max(limit - facts.bad_for, t.hung_min_uptime - facts.uptime)\n",
         "    due_in = limit - facts.bad_for\n",
+        by="panic-after-boot",
     ),
     Mutation(
         "never-hung", "a hung engine is not restarted", "core/running.py",
         "    if due_in > 0:\n", "    if True:\n",
+        by="hung-guest",
     ),
     Mutation(
         "no-move-budget", "moves without limit", "core/moving.py",
         "    if len(moves) >= sit.timers.moves_per_hour and d.carried.migration_tries == 0:\n", "    if False:\n",
-    ),
-    Mutation(
-        "endless-migration", "a migration past its deadline goes on", "core/moving.py",
-        "        d.abort_migration = True\n", "        pass\n",
+        by="network-lost-wherever-it-goes",
     ),
     Mutation(
         "stale-up-stops", "a remote `up` stops the VM here", "core/running.py",
         "    why = moving.purpose(sit, d, settled=state is not State.ENGINE_STARTING)\n",
         "    if liveness.engine_elsewhere(sit.view):\n        return 'hand-over', sit.timers.acpi_stop\n"
         "    why = moving.purpose(sit, d, settled=state is not State.ENGINE_STARTING)\n",
-    ),
-    Mutation(
-        "unknown-health", "a running VM of unknown health is published as such", "core/publishing.py",
-        "        health = Health.GOOD if status.health is Health.GOOD else Health.BAD\n",
-        "        health = status.health\n",
+        by="mixed-old-up-slot",
     ),
     Mutation(
         "unknown-vm", "a VM whose state is unknown is down", "core/guards.py",
         "    if sit.facts is None:\n        return State.UNKNOWN_LOCAL_VM\n",
         "    if False:\n        return State.UNKNOWN_LOCAL_VM\n",
+        by="libvirtd-away",
     ),
 )  # fmt: skip
 
