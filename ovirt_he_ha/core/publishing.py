@@ -153,6 +153,8 @@ def _bounds(sit: Situation) -> Mapping[str, float]:
 
 def _line(text: str) -> str:
     """One line of printable ASCII: one other byte in a slot ends an upstream broker."""
+    if text.isascii() and text.isprintable():
+        return text.strip()
     return "".join(c if " " <= c <= "~" else "?" for c in text).strip()
 
 

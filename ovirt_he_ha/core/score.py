@@ -6,6 +6,7 @@ expressions are evaluated in the order written.
 """
 
 import math
+from operator import attrgetter
 from typing import List, Optional, Sequence, Tuple
 
 from ovirt_he_ha.core.model import LoadSample, Monitors, Penalty, Reading, ScoreCard, ScoreConfig
@@ -28,7 +29,8 @@ def remember_load(
 ) -> Tuple[LoadSample, ...]:
     """The samples of the last ``history`` seconds, oldest first, with the one of this cycle; an unknown is a sample too
     (it breaks the chain of the mean)."""
-    kept = tuple(sample for sample in loads if now - history < sample.at < now)
+    oldest = now - history
+    kept = [sample for sample in loads if oldest < sample.at < now]
     return (*kept, LoadSample(now, _known(reading)))
 
 
@@ -37,7 +39,8 @@ def mean_load(loads: Sequence[LoadSample], now: float, history: float = Timers.l
 
     Newest to oldest, because the order of additions decides the last bit. None when no pair has a duration.
     """
-    samples = sorted((s for s in loads if s.at > now - history), key=lambda s: s.at, reverse=True)
+    oldest = now - history
+    samples = sorted([s for s in loads if s.at > oldest], key=attrgetter("at"), reverse=True)
     duration = 0.0
     area = 0.0
     for newer, older in zip(samples, samples[1:]):
