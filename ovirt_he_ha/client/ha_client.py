@@ -6,13 +6,13 @@ Names, arguments and results are the field's: ``HAClient`` is used by programs t
 import logging
 import math
 import os
-import socket
 from typing import Any, Callable, Dict, List, Mapping, Optional, TypeVar
 
 from ovirt_he_ha.client.bounded_volume import BoundedVolume
 from ovirt_he_ha.client.link import BrokerLink, BrokerUnavailable
 from ovirt_he_ha.client.records import ALL, GLOBAL, HOST, check_mode, read_slots
 from ovirt_he_ha.client.shared_config import SharedConfig
+from ovirt_he_ha.client.socket_errors import as_socket_error
 from ovirt_he_ha.config.files import load_hosted_engine_conf, read_values, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 DEADLINE = 20.0  # wall seconds of a call to the broker without a timeout of its own
 DIRECT_DEADLINE = 30.0  # wall seconds to read all slots past the broker: 8 MB
+CONFIG_DEADLINE = 20.0  # wall seconds of a call about the configuration
 CONNECT_TIMEOUT = 900.0  # wall seconds, the field's
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class HAClient:
 
     * no socket: FileNotFoundError; nobody listens: ConnectionRefusedError; not allowed: PermissionError; no answer in
       time: ``socket.timeout``, which is TimeoutError from Python 3.10 on; broken off: ConnectionResetError. All are
-      OSError, with the socket's path in their text.
+      OSError and BrokerUnavailable, with the socket's path in their text.
     * it answered, but not what was asked for: BrokerUnavailable with the code ``garbage``
     * it refused or failed: BrokerFault with a code
 
@@ -186,19 +187,19 @@ class HAClient:
         types; ConfigError for this host's files; ArchiveError for the configuration volume, with the code ``overdue``
         when it does not answer.
         """
-        return SharedConfig(self._paths).get(key, config_type)
+        return SharedConfig(self._paths, CONFIG_DEADLINE).get(key, config_type)
 
     def set_shared_config(self, key: str, value: str, config_type: Optional[str] = None) -> None:
         """Returns when the value is stored and was read back. Within 22 s. Raises like ``get_shared_config``;
         SharedConfigError or ConfigError also for a value that does not fit, OSError for a file that cannot be written;
         ArchiveError ``changed`` when another host was faster, ``late-write`` when the storage stopped answering and the
         change may still arrive. In every other case nothing was changed."""
-        SharedConfig(self._paths).set(key, value, config_type)
+        SharedConfig(self._paths, CONFIG_DEADLINE).set(key, value, config_type)
 
     def get_all_config_keys(self, config_type: Optional[str] = None) -> Dict[str, List[str]]:
         """``{type: sorted keys}``, those included that may be set but are not; ``{}`` for the read-only type ``vm``.
         Within 20 s. Raises SharedConfigError for an unknown type, ConfigError, ArchiveError."""
-        return SharedConfig(self._paths).keys(config_type)
+        return SharedConfig(self._paths, CONFIG_DEADLINE).keys(config_type)
 
     # --- storage --------------------------------------------------------------------------------------------------
 
@@ -247,23 +248,17 @@ def _asked(call: Callable[[], T]) -> T:
     try:
         return call()
     except BrokerUnavailable as error:
-        cause = error.__cause__
-        if error.code == "overdue":
-            raise socket.timeout(str(error)) from error
-        if isinstance(cause, OSError) and cause.errno:
-            raise OSError(cause.errno, str(error)) from error
-        if isinstance(cause, (OSError, EOFError)):
-            raise ConnectionResetError(str(error)) from error
-        raise
+        raise as_socket_error(error) from error
 
 
 def _truth(value: object) -> bool:
     """A flag as callers pass it: a boolean, a number, or a text such as ``True``, ``0``, ``no``. Raises ValueError."""
-    if isinstance(value, str):
-        return parse_boolean(value)
     if isinstance(value, (bool, int, float)):
         return bool(value)
-    raise ValueError(f"value {value!r}: expected True or False")
+    try:
+        return parse_boolean(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(f"value {value!r}: expected True or False") from None
 
 
 def _check_at_rest(slots: Mapping[int, bytes]) -> None:

@@ -1,0 +1,3 @@
+"""Keys of hosted-engine.conf."""
+
+HEVMID = "vmid"  # UUID of the engine VM

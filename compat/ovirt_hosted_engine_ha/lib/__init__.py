@@ -1,0 +1,1 @@
+"""Errors, and the way to vdsm."""
