@@ -29,6 +29,10 @@ class Recording(Protocol):
     def record(self, snapshot: Snapshot, decision: Decision, timers: Timers, raw: Mapping[int, bytes]) -> None: ...
 
 
+class Noting(Protocol):
+    def note(self, snapshot: Snapshot, decision: Decision) -> None: ...
+
+
 @dataclass
 class Cycle:
     """The parts of one host's agent, and what one cycle hands to the next."""
@@ -43,6 +47,7 @@ class Cycle:
     decided: Optional[Decision] = None
     before: Optional[Snapshot] = None
     recorder: Optional[Recording] = None
+    ledger: Optional[Noting] = None
 
     def run_one_cycle(self, stopping: bool = False) -> Decision:
         """Collect, decide, act, publish. Raises BrokerError when the broker cannot be asked; then nothing was decided
@@ -62,6 +67,8 @@ class Cycle:
         # After what acts, before what may raise.
         if self.recorder is not None:
             self.recorder.record(snapshot, decision, self.timers, self.collector.raw_slots)
+        if self.ledger is not None:
+            self.ledger.note(snapshot, decision)
         self.publisher.publish(snapshot, decision)
         return decision
 

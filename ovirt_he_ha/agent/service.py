@@ -21,6 +21,7 @@ from ovirt_he_ha.agent.definition_source import DefinitionSource
 from ovirt_he_ha.agent.fence import Fencer
 from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
+from ovirt_he_ha.agent.ledger import Ledger, LedgerFile
 from ovirt_he_ha.agent.publish import Publisher, beside
 from ovirt_he_ha.agent.recorder import Recorder
 from ovirt_he_ha.agent.ring import SHARE, Ring, RingThread
@@ -55,6 +56,7 @@ BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and
 CYCLE_LIMIT = 60.0  # wall seconds that one turn of the loop may take: three times its four calls of the broker
 STOP_SECONDS = 4.2  # wall: with the log's and the process's own end below the 5 s that are promised
 RECORDER_SECONDS = 0.3  # wall: for the last cycle's record to reach the disk, within the same 5 s
+LEDGER_SECONDS = 0.1  # wall: for its last lines, which nearly always are there already
 MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
 
 
@@ -119,6 +121,7 @@ class Agent:
         )
         self._recorder = recorder_of(paths, agent_conf)
         self._cycle.recorder = self._recorder
+        self._cycle.ledger = self._ledger = Ledger(LedgerFile(paths.ledger))
 
     def stop(self) -> None:
         """From any thread; a signal handler puts something into ``told`` instead."""
@@ -136,6 +139,7 @@ class Agent:
         loop.join(STOP_SECONDS)
         if self._recorder is not None:
             self._recorder.close(RECORDER_SECONDS)
+        self._ledger.close(LEDGER_SECONDS)
         if not status:
             log.error("Stopped without the final record: the loop hangs. Peers see this host as dead after 60 s")
         return status[0] if status else EXIT_INIT

@@ -209,7 +209,12 @@ def _pack_engine(facts: EngineFacts) -> Struct:
 
 
 def _pack_owner(owner: LeaseOwner) -> Struct:
-    return {"host_id": owner.host_id, "generation": owner.generation, "timestamp": owner.timestamp}
+    return {
+        "host_id": owner.host_id,
+        "generation": owner.generation,
+        "timestamp": owner.timestamp,
+        "version": owner.version,
+    }
 
 
 def _pack_hosts(hosts: Mapping[int, HostLease]) -> Struct:
@@ -339,6 +344,8 @@ def _owner(value: object, path: str) -> LeaseOwner:
         host_id=members.get("host_id", _host_id),
         generation=members.get("generation", natural),
         timestamp=members.get("timestamp", natural),
+        # Only the ledger looks at it: a broker from before an update need not send it.
+        version=members.get("version", natural) if "version" in members else 0,
     )
 
 

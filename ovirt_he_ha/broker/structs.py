@@ -75,6 +75,9 @@ class Members:
         self._values = value
         self.path = path
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def get(self, key: str, read: Callable[[object, str], T]) -> T:
         if key not in self._values:
             raise ProtocolError(f"{self.path}.{key}", "a value", None)

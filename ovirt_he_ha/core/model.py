@@ -214,11 +214,16 @@ class LeaseId:
 
 @dataclass(frozen=True)
 class LeaseOwner:
-    """Owner record on disk. ``host_id`` 0: nobody holds it."""
+    """Owner record on disk. ``host_id`` 0: nobody holds it.
+
+    ``version``: sanlock adds one whenever somebody takes the lease, and a release leaves it; 0: not known. It says in
+    which order the lease changed hands, and no decision looks at it: two records that differ in nothing else are equal.
+    """
 
     host_id: int
     generation: int = 0
     timestamp: int = 0
+    version: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

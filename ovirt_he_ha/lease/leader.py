@@ -35,7 +35,7 @@ def owner_in(data: bytes, lease: LeaseId, sector_size: int) -> LeaseOwner:
     Raises LeaseUnreadable for everything that is not this lease's undamaged record."""
     if len(data) < SECTOR:
         raise LeaseUnreadable(lease, errno.EIO, f"{len(data)} bytes of its first sector")
-    magic, version, _, sector, _, _, owner, generation, _, space, resource, timestamp, _, checksum = (
+    magic, version, _, sector, _, _, owner, generation, taken, space, resource, timestamp, _, checksum = (
         _LEADER.unpack_from(data)
     )
     if magic != _MAGIC:
@@ -50,7 +50,9 @@ def owner_in(data: bytes, lease: LeaseId, sector_size: int) -> LeaseOwner:
         raise LeaseUnreadable(lease, _LOCKSPACE, "another lockspace's lease lies there")
     if resource.rstrip(b"\0") != lease.key.encode():
         raise LeaseUnreadable(lease, _RESOURCE, "another resource's lease lies there")
-    return LeaseOwner(owner, generation, timestamp) if owner and timestamp else LeaseOwner(0)
+    if owner and timestamp:
+        return LeaseOwner(owner, generation, timestamp, taken)
+    return LeaseOwner(0, version=taken)
 
 
 def _table() -> List[int]:

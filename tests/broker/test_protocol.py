@@ -50,7 +50,7 @@ leases = st.builds(
     lockspace=lockspace_states,
     whiteboard=lockspace_states,
     hosts=readings(st.dictionaries(host_ids, st.sampled_from(model.HostLease), max_size=5)),
-    owner=readings(st.builds(model.LeaseOwner, host_ids, counts, counts)),
+    owner=readings(st.builds(model.LeaseOwner, host_ids, counts, counts, counts)),
     own_generation=st.none() | counts,
     io_timeout=st.integers(1, 60),
     watchdog=st.integers(1, 600),
@@ -100,6 +100,14 @@ def test_a_snapshot_survives_the_wire(snapshot):
 def test_garbage_is_refused_and_nothing_else_happens(value):
     with pytest.raises(protocol.ProtocolError):
         protocol.unpack_snapshot(value)
+
+
+def test_the_leases_version_crosses_and_an_older_broker_sends_none():
+    owner = model.Reading.of(model.LeaseOwner(2, 9, 77, 12))
+    struct = protocol.pack_snapshot(protocol.BrokerSnapshot(host_id=1, leases=model.LeaseFacts(owner=owner)))
+    assert protocol.unpack_snapshot(struct).leases.owner.value.version == 12
+    del struct["leases"]["owner"]["value"]["version"]
+    assert protocol.unpack_snapshot(struct).leases.owner.value.version == 0
 
 
 @given(snapshots, st.data())

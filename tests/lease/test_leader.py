@@ -13,9 +13,11 @@ from ovirt_he_ha.lease.vm_lease import LeaseUnreadable
 LEASE = LeaseId("sd", "key", "/lease", 0)
 
 
-def sector(owner=0, generation=0, timestamp=0, magic=0x06152010, version=0x00060004, size=512, names=(b"sd", b"key")):
+def sector(
+    owner=0, generation=0, timestamp=0, magic=0x06152010, version=0x00060004, size=512, names=(b"sd", b"key"), taken=0
+):
     body = struct.pack(
-        "<IIIIQQQQQ48s48sQQ", magic, version, 0, size, 2000, 2000, owner, generation, 0, *names, timestamp, 0
+        "<IIIIQQQQQ48s48sQQ", magic, version, 0, size, 2000, 2000, owner, generation, taken, *names, timestamp, 0
     )
     return (body + struct.pack("<I", leader._crc32c(body))).ljust(512, b"\0")
 
@@ -43,6 +45,12 @@ def test_a_record_of_sanlocks_own():
 def test_a_holder():
     assert leader.owner_in(sector(2, 9, 77), LEASE, 512) == LeaseOwner(2, 9, 77)
     assert leader.owner_in(sector(2, 9, 77, size=4096), LEASE, 4096) == LeaseOwner(2, 9, 77)
+
+
+def test_how_often_it_was_taken_stays_after_a_release():
+    assert leader.owner_in(sector(2, 9, 77, taken=12), LEASE, 512).version == 12
+    assert leader.owner_in(sector(2, 9, 0, taken=12), LEASE, 512).version == 12
+    assert LeaseOwner(2, 9, 77, 12) == LeaseOwner(2, 9, 77, 13)  # no decision hangs on it
 
 
 @pytest.mark.parametrize(("owner", "timestamp"), [(2, 0), (0, 77), (0, 0)])
