@@ -44,8 +44,8 @@ class HAClient:
     ``log``: without it the root logger gets a handler that says nothing, if it has none. ``paths``: where this host's
     files are; by default those of ``/``, or of the directory that OVIRT_HE_ROOT names. Other arguments are ignored.
 
-    **Time.** ``timeout`` is in wall seconds, above 0, and counts for each call to the broker (``get_all_stats`` makes
-    two, ``reset_lockspace`` three); None means DEADLINE. Anything else raises ValueError before anything is done.
+    **Time.** ``timeout`` is in wall seconds, above 0, and counts for each call to the broker (``get_all_stats`` and
+    ``reset_lockspace`` make two); None means DEADLINE. Anything else raises ValueError before anything is done.
 
     **Errors of the broker**, of every method that asks it:
 
