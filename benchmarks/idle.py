@@ -27,14 +27,14 @@ def _volume_of(worker: int) -> str:
 
 def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "idle") -> List[Figure]:
     ours = processes(broker, agent)
-    before = {each: meter.cost(pid) for each, pid in ours.items()}
+    before = meter.costs(ours)
     children = {pid: meter.ended_children_cpu(pid) for pid in (broker, agent)}
     began = time.monotonic()
     time.sleep(seconds)
     passed = time.monotonic() - began
     # A worker that ended meanwhile is among the children that ended.
-    ours = {each: pid for each, pid in ours.items() if meter.is_running(pid)}
-    spent = {each: meter.cost(pid).since(before[each]) for each, pid in ours.items()}
+    ours = {each: pid for each, pid in ours.items() if meter.is_running(pid) and each in before}
+    spent = {each: now.since(before[each]) for each, now in meter.costs(ours).items()}
     ended = sum(meter.ended_children_cpu(pid) - cpu for pid, cpu in children.items())
     share = {each: cost.cpu / passed * 100 for each, cost in spent.items()}
     memory = {each: meter.memory(ours[each]) for each in spent}

@@ -50,13 +50,13 @@ def measured() -> List[Figure]:
 def _one_host(daemons: Dict[str, int], number: int) -> List[Figure]:
     name = f"lab.host{number}_{'with' if 'vm' in daemons else 'without'}_vm"
     ours = idle.processes(daemons["broker"], daemons["agent"])
-    before = {each: meter.cost(pid) for each, pid in ours.items()}
+    before = meter.costs(ours)
     began = time.monotonic()
     found = idle.measured(daemons["broker"], daemons["agent"], _SECONDS, name)
     passed = time.monotonic() - began
-    for each, pid in ours.items():
-        if "_worker_" in each and meter.is_running(pid):
-            spent = meter.cost(pid).since(before[each])
+    for each, now in meter.costs(ours).items():
+        if "_worker_" in each and each in before:
+            spent = now.since(before[each])
             moved = (spent.read + spent.written) / passed / 1e3
             found.append(Figure(f"{name}.{each}.bytes", moved, "kB/s", "/proc/PID/io"))
     return found

@@ -51,6 +51,17 @@ def cost(pid: int) -> Cost:
     )
 
 
+def costs(pids: Dict[str, int]) -> Dict[str, Cost]:
+    """Of those that are still there: a worker that has nothing to do ends at any moment."""
+    found: Dict[str, Cost] = {}
+    for name, pid in pids.items():
+        try:
+            found[name] = cost(pid)
+        except OSError:
+            continue
+    return found
+
+
 def cpu_of(pid: int) -> float:
     """Seconds by the clock of the whole process, threads that ended included; exact to a nanosecond where the kernel
     offers the process's clock."""

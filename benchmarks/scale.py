@@ -28,14 +28,14 @@ def figures(host: Host, count: int) -> List[Figure]:
 
 def _one_size(host: Host, name: str) -> List[Figure]:
     ours = idle.processes(host.pid("broker"), host.pid("agent"))
-    before = {each: meter.cost(pid) for each, pid in ours.items()}
+    before = meter.costs(ours)
     began = time.monotonic()
     time.sleep(_SECONDS)
     passed = time.monotonic() - began
     found: List[Figure] = []
     moved = 0
-    for each, pid in ours.items():
-        spent, memory = meter.cost(pid).since(before[each]), meter.memory(pid)
+    for each, now in meter.costs({each: ours[each] for each in before}).items():
+        spent, memory = now.since(before[each]), meter.memory(ours[each])
         moved += spent.read + spent.written if each == "broker_worker_volume" else 0
         found += [
             Figure(f"{name}.{each}.cpu", spent.cpu / passed * 100, "% of a core", "CPU"),
