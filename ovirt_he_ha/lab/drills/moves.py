@@ -12,6 +12,8 @@ from ovirt_he_ha.lab.layout import LabHost
 MAINTENANCE = ("hosted-engine", "--set-maintenance")
 # "The health page answers every second", asked four times a second with a time-out of one.
 LONGEST_GAP = 2.0
+# Whatever would stop the copy that has arrived (its source's slot, which still says "up") does so in the next cycle.
+STAYS = 3.0
 
 
 class Migration(Drill):
@@ -32,12 +34,16 @@ class Migration(Drill):
         # The new host must say so, too: its slot is what everybody else goes by.
         told = stage.wait(lambda: self._told(stage), stage.wall(60) + 5) if moved else None
         reaction = stage.board.first_reaction(fault_at, stage.lab.host_ids)
+        if told:
+            stage.wait(lambda: False, STAYS)
+        stayed = run is not None and stage.untouched(run[0])
         gap = answered_every(stage.witness.records, fault_at, time.monotonic())
         problem = "" if told else (asked.stderr.strip() or "the VM did not move")
+        problem = problem or ("" if stayed else "the copy that arrived did not stay")
         return Course(
             fault_at=fault_at,
             ended_at=moved or time.monotonic(),
-            recovered=told is not None and gap < LONGEST_GAP,
+            recovered=told is not None and stayed and gap < LONGEST_GAP,
             detected_at=reaction.at if reaction else None,
             started_at=run[1] if run else None,
             problem=problem or ("" if gap < LONGEST_GAP else "the health page paused"),
