@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from ovirt_he_ha.client import HAClient, UnsafeError
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink, FaultCode
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -252,6 +253,27 @@ def test_life(machine):
     assert not machine.paths.broker_socket.exists()
     assert "hosted-engine" not in machine.lockspaces()
     assert machine.metadata.read_bytes()[4096:8192] == record(1, 59)
+
+
+@needs_sanlock
+@needs_faketime
+def test_the_python_client(machine):
+    machine.start_broker()
+    machine.await_held()
+    machine.await_snapshot("storage read", lambda found: found.slots_age is not None)
+    machine.link.put_stats(1, record(1, 7))
+    machine.link.push_hosts_state([1])
+
+    client = HAClient(log=True, paths=machine.paths)
+    client.set_maintenance_mode(HAClient.MaintenanceMode.GLOBAL, True, timeout=10)
+    assert machine.metadata.read_bytes()[:4096].rstrip(b"\0") == b"maintenance=1"
+    stats = client.get_all_stats(timeout=10)
+    assert sorted(stats) == [0, 1]
+    assert (stats[0], stats[1]["score"], stats[1]["host-ts"]) == ({"maintenance": True}, 3400, 7)
+    assert stats[1].pop("live-data") is True
+    assert client.get_all_stats_direct() == stats
+    with pytest.raises(UnsafeError):
+        client.reset_lockspace(timeout=10)
 
 
 @needs_sanlock
