@@ -24,10 +24,11 @@ class Unknown(Refusal):
 
 @dataclass(frozen=True)
 class Request:
-    """``options`` holds what was given: a FLAG maps to ``""``."""
+    """``options`` holds what was given: a FLAG maps to ``""``. ``words``: those without dashes."""
 
     verb: str
     options: Mapping[str, str] = field(default_factory=dict)
+    words: Tuple[str, ...] = ()
 
     def has(self, option: str) -> bool:
         return option in self.options
@@ -64,6 +65,11 @@ def parse(argv: List[str]) -> Request:
     verb = _verb([name for name, _ in words])
     known = VERBS[verb].options
     options: Dict[str, str] = {}
+    plain: Tuple[str, ...] = ()
+    if VERBS[verb].words:
+        plain = tuple(word for word in argv if not word.startswith("--"))
+        argv = [word for word in argv if word.startswith("--")]
+        words = [_split(word) for word in argv]
     position = 0
     while position < len(words):
         name, value = words[position]
@@ -83,7 +89,7 @@ def parse(argv: List[str]) -> Request:
             value = argv[position]
             position += 1
         options[name] = value or ""
-    return Request(verb, options)
+    return Request(verb, options, plain)
 
 
 def _split(word: str) -> Tuple[str, Optional[str]]:

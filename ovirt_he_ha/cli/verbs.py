@@ -8,13 +8,14 @@ FLAG = ""  # an option without a value; any other text is what its value is call
 
 class Verb(NamedTuple):
     """``module`` of this package and ``function`` in it; ``options`` maps a name to FLAG or to the name of its
-    value."""
+    value. ``words``: what the words without dashes are called in the help; empty: there are none."""
 
     module: str
     function: str
     options: Mapping[str, str]
     summary: str
     details: str = ""
+    words: str = ""
 
 
 VERBS: Dict[str, Verb] = {
@@ -92,6 +93,27 @@ VERBS: Dict[str, Verb] = {
         "write the lockspace of the host ids anew",
         "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.",
     ),
+    "--history": Verb(
+        "history",
+        "history",
+        {"--since": "time", "--json": FLAG},
+        "show what changed on this host: states, actions, the VM, its lease, maintenance, protection",
+        "--since takes a duration (90s, 30m, 2h, 3d, 1w) or a time (2024-05-31T14:00); it goes by the wall clock.\n"
+        "A host keeps its newest lines, 1 MiB of them, in /var/lib/ovirt-hosted-engine-ha/ledger.jsonl and\n"
+        "ledger.1.jsonl. Lines that a crash tore are named on standard error and left out.",
+    ),
+    "--audit": Verb(
+        "history",
+        "audit_ledgers",
+        {"--json": FLAG},
+        "check from the hosts' ledgers that the VM never ran twice at once",
+        "Reads this host's ledger and those that are given: copies of other hosts' ledger.jsonl and ledger.1.jsonl,\n"
+        "or directories with both. Bring them here first: hosts share nothing but the storage.\n"
+        "Compared are the lease's own counters, never a clock of one host with that of another.\n"
+        "Exit status: 0 all in order; 1 an overlap, or an error; 3 no overlap found, but not everything can be put in "
+        "order.",
+        words="file ...",
+    ),
     "--version": Verb("version", "show", {}, "show the version"),
 }
 
@@ -119,6 +141,8 @@ def spelled(name: str, verb: Verb) -> str:
     words = [name]
     for option, value in verb.options.items():
         words.append(f"[{option}={value}]" if value else f"[{option}]")
+    if verb.words:
+        words.append(f"[{verb.words}]")
     return " ".join(words)
 
 
