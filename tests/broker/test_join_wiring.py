@@ -14,9 +14,12 @@ from ovirt_he_ha.core.model import LeaseId, LockspaceState
 from ovirt_he_ha.lease.formatting import write_lockspace, write_resource
 from ovirt_he_ha.lease.lockspace import SanlockLockspaces
 from ovirt_he_ha.lease.membership import Membership
+from ovirt_he_ha.lease.reset_watch import ResetWatch
+from ovirt_he_ha.lease.watchdog import Tie
 from tests.lease.fake_sanlock import FakeSanlock, Storage
 from tests.lease.test_lockspace import Scripted
 
+HELD = LockspaceState.HELD
 LEASE = LeaseId("sd", "key", "/lease")
 UUIDS = (
     "vmid",
@@ -55,13 +58,17 @@ def test_s11_the_broker_joins_by_the_rule(tmp_path, monkeypatch):
         raise Composed
 
     paths = HostPaths(tmp_path)
-    for directory in (paths.hosted_engine_conf.parent, paths.config_dir):
+    for directory in (paths.hosted_engine_conf.parent, paths.config_dir, paths.run_dir):
         directory.mkdir(parents=True, exist_ok=True)
     paths.hosted_engine_conf.write_text("".join(f"{key}={value}\n" for key, value in CONF.items()))
     monkeypatch.setattr(service, "SanlockLockspaces", spy)
     with pytest.raises(Composed):
         service.compose(paths)
     assert isinstance(given["may_join"], JoinRule)
+    # What a dead sanlock left behind outlives this process, in a place that a reboot clears.
+    watch = given["reset_watch"]
+    watch.held_by("7:1", True, 140.0)
+    assert [path.parent for path in tmp_path.rglob("sanlock-held.json")] == [paths.run_dir]
 
 
 def test_s11_only_the_whiteboard_is_joined_beside_an_unguarded_vm():
@@ -89,6 +96,40 @@ def test_s11_only_the_whiteboard_is_joined_beside_an_unguarded_vm():
         assert {space["lockspace"] for space in daemon.get_lockspaces()} == {b"hosted-engine"}
     finally:
         lockspaces.close()
+
+
+@pytest.mark.parametrize("lease_held", [True, False])
+def test_s13_only_what_sanlock_gave_back_leaves_nothing_behind(lease_held):
+    """A refused leave keeps the lockspace: a sanlock that dies later dooms the host all the same."""
+    daemon = FakeSanlock(Storage(500.0), "host1")
+    daemon.start()
+    write_lockspace("sd", "/ids", api=daemon)
+    write_lockspace("hosted-engine", "/whiteboard", api=daemon)
+    write_resource(LEASE, api=daemon)
+    changed, clock = threading.Event(), SystemClock(500.0)
+    watch = ResetWatch(clock)
+    lockspaces = SanlockLockspaces(
+        LEASE,
+        "/ids",
+        "/whiteboard",
+        clock,
+        api=daemon,
+        on_change=changed.set,
+        ask_watchdog=lambda: Tie(True, "1"),
+        reset_watch=watch,
+    )
+    try:
+        lockspaces.want(1)
+        while lockspaces.facts().watchdog_armed is None or lockspaces.facts().lockspace.value is not HELD:
+            assert changed.wait(5)
+            changed.clear()
+        if lease_held:
+            daemon.take("/lease")
+        lockspaces.give_back()
+    finally:
+        lockspaces.close()
+    watch.held_by("2", True, 140.0)
+    assert (watch.within() is not None) == lease_held
 
 
 def test_s8_who_left_while_the_rule_was_asked_joins_no_more():
