@@ -1,8 +1,8 @@
 """This host's score in a given state: the formula, and what sets it to 0 whatever the formula says."""
 
-from ovirt_he_ha.core.model import Carried, LockspaceState, ScoreCard, State
+from ovirt_he_ha.core.model import Carried, HostLease, LockspaceState, ScoreCard, State, Vm
 from ovirt_he_ha.core.score import score_card
-from ovirt_he_ha.core.situation import Situation
+from ovirt_he_ha.core.situation import Situation, is_fresh
 
 # In these states the VM has its memory already, or nothing is compared.
 _WITHOUT_MEMORY = (State.ENGINE_UP, State.ENGINE_UP_BAD_HEALTH, State.GLOBAL_MAINTENANCE)
@@ -64,7 +64,25 @@ def _unable(sit: Situation) -> str:
         return "lease-unset"
     if sit.snapshot.leases.reset_within is not None:
         return "reset-pending"
-    return "unfenced" if is_unfenced(sit) else ""
+    if is_unfenced(sit):
+        return "unfenced"
+    return "lease-held" if _yields(sit) else ""
+
+
+def _yields(sit: Situation) -> bool:
+    """An upstream host holds the VM's lease by its record, lives, and says itself that the VM is not there: it was
+    reset, and came back before sanlock called it dead. We cannot tell that from a sanlock that was restarted beside a
+    running VM, so we do not start; an upstream host starts only if nobody has a better score. Without this both would
+    wait for each other for ever. (A host of ours publishes its generation, and is not waited for.)"""
+    owner = sit.snapshot.leases.owner
+    if owner.value is None or not is_fresh(owner, sit.timers):
+        return False
+    peer = sit.view.peers.get(owner.value.host_id)
+    if peer is None or peer.record is None or not peer.alive or peer.record.extra_ok:
+        return False
+    engine = peer.record.engine
+    gone = engine is not None and engine.vm not in (Vm.UP, Vm.UNKNOWN)
+    return gone and sit.flags.get(peer.host_id) is HostLease.LIVE
 
 
 def is_unfenced(sit: Situation) -> bool:

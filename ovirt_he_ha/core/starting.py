@@ -310,7 +310,7 @@ def _claimed(sit: Situation, d: Draft, score: int) -> Iterator[Reason]:
 
 def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[Reason]:
     before = liveness.rank(sit.own_id, score, sit.view, last_resort)
-    if not before:
+    if not before or _is_lease_ours(sit):
         return
     since = d.carried.startable_since
     turn = None if since is None else since + before * sit.timers.rank_step
@@ -326,6 +326,15 @@ def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[R
         hostname=_name(best) if best else "",
         score=best.score if best else 0,
     )
+
+
+def _is_lease_ours(sit: Situation) -> bool:
+    """The record on disk is of this life of this host: its end could not be written. While we live sanlock refuses the
+    lease to everybody else, so there is nobody to go first; 249 better hosts would be waited for for an hour."""
+    owner, generation = sit.snapshot.leases.owner.value, sit.snapshot.leases.own_generation
+    if owner is None or generation is None or not owner_known(sit):
+        return False
+    return (owner.host_id, owner.generation) == (sit.own_id, generation)
 
 
 _Check = Callable[[Situation, Draft], Iterator[Reason]]

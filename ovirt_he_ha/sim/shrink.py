@@ -13,6 +13,8 @@ from ovirt_he_ha.sim.trial import Outcome, attempt, shown
 from ovirt_he_ha.sim.world import ClusterSpec
 
 MOST_RUNS = 250
+MOST_EVENTS = 3_000_000  # of all those runs: a minute or two, whatever the size of the world
+FEW = (1, 2, 3, 5, 8, 16)
 _OF_HOSTS = ("slot", "id", "to")
 
 
@@ -24,12 +26,14 @@ class Shrinker:
         self.scenario = shown(scenario, outcome)
         self.outcome = outcome
         self.runs = 0
+        self.events = 0
         self._most = most
 
     def shrink(self) -> Scenario:
         before = None
-        while before != self.scenario and self.runs < self._most:
+        while before != self.scenario and not self._is_tired:
             before = self.scenario
+            any(self._try(candidate) for candidate in _few_hosts(self.scenario))
             self._fewer_faults()
             self._all(_fewer_hosts)
             self._all(_plainer_cluster)
@@ -37,11 +41,16 @@ class Shrinker:
             self._all(_plainer_faults)
         return self.scenario
 
+    @property
+    def _is_tired(self) -> bool:
+        return self.runs >= self._most or self.events >= MOST_EVENTS
+
     def _try(self, candidate: Optional[Scenario]) -> bool:
-        if candidate is None or candidate == self.scenario or self.runs >= self._most:
+        if candidate is None or candidate == self.scenario or self._is_tired:
             return False
-        self.runs += 1
         outcome = attempt(candidate, complete=True)
+        self.runs += 1
+        self.events += outcome.events
         if outcome.signature != self.signature:
             return False
         self.scenario, self.outcome = shown(candidate, outcome), outcome
@@ -71,6 +80,18 @@ class Shrinker:
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def _few_hosts(scenario: Scenario) -> Iterator[Scenario]:
+    """The VM's host and a handful of others."""
+    hosts = scenario.cluster.hosts
+    first = scenario.cluster.engine_on or 1
+    for count in (each for each in FEW if each < hosts):
+        kept = {first, *[number for number in range(1, hosts + 1) if number != first][: count - 1]}
+        smaller = scenario
+        for number in range(hosts, 0, -1):
+            smaller = smaller if number in kept else _without_host(smaller, number) or smaller
+        yield smaller
 
 
 def _fewer_hosts(scenario: Scenario) -> Iterator[Optional[Scenario]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Tuple
 
 from ovirt_he_ha.sim.clock import SECOND
+from ovirt_he_ha.sim.expectation import Expectation
 from ovirt_he_ha.sim.faults import schedule
 from ovirt_he_ha.sim.invariants import Violation
 from ovirt_he_ha.sim.run import laboratory
@@ -15,6 +16,7 @@ from ovirt_he_ha.sim.world import World
 STEP = 30.0  # seconds between two looks whether all is well again
 WELL = 60.0  # seconds of a good page after the healing that end a world
 LATEST = 2400.0  # seconds after the healing at which a world ends in any case
+HEAL = "heal"
 
 
 @dataclass
@@ -62,6 +64,7 @@ def attempt(scenario: Scenario, complete: bool = False) -> Outcome:
             world.run(scenario.length)
         else:
             _run(world, scenario.length)
+        _judge(world, scenario)
         return Outcome(
             tuple(world.invariants.violations), world.now, world.timeline.events, _digest(world), _coverage(world)
         )
@@ -71,7 +74,10 @@ def shown(scenario: Scenario, outcome: Outcome) -> Scenario:
     """The scenario that ends soon after what went wrong."""
     if not outcome.violations:
         return scenario
-    return replace(scenario, length=float(outcome.violations[0].at // SECOND + 2))
+    first = outcome.violations[0]
+    length = float(first.at // SECOND + 2)
+    missed = Expectation("healthy", {"at": length - 1.0})
+    return replace(scenario, length=length, expect=(missed,) if first.rule == "progress" else ())
 
 
 def _run(world: World, length: float) -> None:
@@ -81,8 +87,14 @@ def _run(world: World, length: float) -> None:
         world.run(moment)
         if world.invariants.violations or (moment >= length + WELL and _is_well(world)):
             return
-    if not world.timeline.stopped:
-        world.invariants.violate("progress", 0, f"not back {LATEST:.0f} s after everything was healed")
+
+
+def _judge(world: World, scenario: Scenario) -> None:
+    """Long after everything was healed there is nothing left to wait for."""
+    healed = [fault.at for fault in scenario.faults if fault.kind == HEAL]
+    if not healed or world.now < healed[-1] + LATEST or not scenario.progress or (world.health and world.health[-1][1]):
+        return
+    world.invariants.violate("progress", 0, f"not back {LATEST:.0f} s after everything was healed")
 
 
 def _is_well(world: World) -> bool:

@@ -512,3 +512,46 @@ def test_a_migration_into_a_host_in_maintenance_is_let_in():
     assert decision.state is S.ENGINE_DOWN
     assert {"local-maintenance", "incoming-migration"} <= set(codes(decision))
     assert decision.score.score == 0
+
+
+# --- an upstream host that was reset ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, zero",
+    [
+        (lambda w: None, "lease-held"),
+        (lambda w: w.edit(2, extra_ok=True), ""),  # one of ours: its generation tells
+        (lambda w: w.edit(2, engine=UP), ""),
+        (lambda w: w.edit(2, engine=None), ""),
+        (lambda w: w.edit(2, engine=EngineStatus(Vm.UNKNOWN, Health.UNKNOWN)), ""),
+        (lambda w: w.dead(2), ""),
+        (lambda w: w.flags.update({2: HostLease.FAIL}), ""),
+        (lambda w: owned(w, 3), ""),
+        (lambda w: setattr(w, "owner", UNREAD), ""),
+        (lambda w: setattr(w, "owner", Reading.of(LeaseOwner(2, 1), 60.0)), ""),
+        (lambda w: w.vm(UP), ""),
+    ],
+)
+def test_ours_yields_to_an_upstream_host_that_holds_the_lease_and_lost_the_vm(change, zero):
+    world = World()
+    owned(world, 2)
+    world.edit(2, extra=(("state", "EngineDown"),), extra_ok=False)
+    change(world)
+    decision = world.step()
+    assert decision.score.zero_reason == zero
+    if zero:
+        assert decision.action is None and "lease-held" in codes(decision)
+
+
+@pytest.mark.parametrize(
+    "owner, generation, start", [((1, 1), 1, True), ((1, 1), 2, False), ((1, 1), None, False), ((0, 0), 1, False)]
+)
+def test_d6_nobody_goes_first_while_the_record_is_of_this_life_of_this_host(owner, generation, start):
+    world = World()
+    world.edit(2, score=3401)
+    world.generation = generation
+    world.owner = Reading.of(LeaseOwner(*owner))
+    decision = world.step()
+    assert (kind(decision) is START) is start
+    assert ("rank" in codes(decision)) is not start

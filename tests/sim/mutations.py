@@ -86,6 +86,12 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="reset-into-maintenance",
     ),
     Mutation(
+        "no-yielding", "ours keeps its score beside an upstream host that holds the lease and lost the VM",
+        "core/fitness.py",
+        '    return "lease-held" if _yields(sit) else ""\n', '    return ""\n',
+        by="mixed-their-reset-with-a-worse-score",
+    ),
+    Mutation(
         "no-baseline", "a start before every known host is established", "core/starting.py",
         "    if not sit.view.baseline:\n", "    if False:\n",
         by="first-agent-waits-for-the-others",
