@@ -341,7 +341,7 @@ class Handlers:
     # --- ours -----------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Dict[str, Any]:
-        return protocol.pack_snapshot(self.facts())
+        return protocol.fold(protocol.pack_snapshot(self.facts()))
 
     def facts(self) -> BrokerSnapshot:
         """The serial is read first: what changes meanwhile wakes the waiter again."""

@@ -96,6 +96,35 @@ def test_a_snapshot_survives_the_wire(snapshot):
     assert protocol.unpack_snapshot(struct) == snapshot
 
 
+@given(snapshots)
+def test_a_folded_snapshot_is_the_same(snapshot):
+    folded = protocol.fold(protocol.pack_snapshot(snapshot))
+    assert folded.keys() == {"facts", "slots"}
+    assert protocol.unpack_snapshot(protocol.parse_answer(protocol.answer_bytes(folded))) == snapshot
+
+
+@given(snapshots, st.data())
+def test_damaged_facts_are_a_snapshot_or_a_refusal(snapshot, data):
+    folded = protocol.fold(protocol.pack_snapshot(snapshot))
+    at = data.draw(st.integers(0, len(folded["facts"])))
+    folded["facts"] = folded["facts"][:at] + data.draw(words) + folded["facts"][at + data.draw(st.integers(0, 9)) :]
+    try:
+        found = protocol.unpack_snapshot(folded)
+    except protocol.ProtocolError:
+        return
+    assert isinstance(found, protocol.BrokerSnapshot)
+
+
+@pytest.mark.parametrize(
+    "facts", ["", "[]", "null", "{", 7, b"{}", '{"serial": NaN}', '{"serial": ' + "9" * 500_000 + "}", "[" * 100_000]
+)
+def test_refused_facts(facts):
+    folded = protocol.fold(protocol.pack_snapshot(protocol.BrokerSnapshot()))
+    folded["facts"] = facts
+    with pytest.raises(protocol.ProtocolError):
+        protocol.unpack_snapshot(folded)
+
+
 @given(values)
 def test_garbage_is_refused_and_nothing_else_happens(value):
     with pytest.raises(protocol.ProtocolError):
