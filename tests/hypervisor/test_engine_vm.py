@@ -320,7 +320,8 @@ def test_s2_a_paused_copy_does_not_count_as_running(engine, connection):
 
 def test_s2_nothing_of_ours_can_resume_a_vm():
     package = Path(engine_vm.__file__).parent.parent
-    sources = [path.read_text() for path in package.rglob("*.py") if "lab" not in path.relative_to(package).parts]
+    played = {"lab", "sim"}  # an administrator's hand, and a simulated one
+    sources = [path.read_text() for path in package.rglob("*.py") if not played & set(path.relative_to(package).parts)]
     assert not [text for text in sources if ".resume(" in text or "VIR_DOMAIN_START_PAUSED" in text]
 
 
