@@ -55,7 +55,7 @@ EXIT_INIT = 157
 BROKER_RETRY = 1.0  # wall seconds: a broker is supervised again within 2 s, and nothing can be decided without it
 CYCLE_LIMIT = 60.0  # wall seconds that one turn of the loop may take: three times its four calls of the broker
 STOP_SECONDS = 4.2  # wall: with the log's and the process's own end below the 5 s that are promised
-RECORDER_SECONDS = 0.3  # wall: for the last cycle's record to reach the disk, within the same 5 s
+RECORDER_SECONDS = 0.2  # wall: for the last cycle's record to reach the disk, within the same 5 s
 LEDGER_SECONDS = 0.1  # wall: for its last lines, which nearly always are there already
 MIN_GAP = 0.1  # wall seconds between two cycles: a burst of events is one cycle
 
