@@ -61,6 +61,10 @@ _LAST_WALL_SECOND = 253_402_128_000
 _MOST_DIGITS = 12
 _LARGEST = {"timestamp": 10**12 - 1, "score": 10**9 - 1, "local conf timestamp": 10**12 - 1}
 
+_COUNT = rb"\|([0-9]{1,12})"
+_USUAL = re.compile(
+    rb"1\|([1-9][0-9]{0,3})" + 3 * _COUNT + rb"\|([^|]*)\|([^|]*)" + 2 * _COUNT + rb"\|([0-9a-f]{8})" + 2 * _COUNT
+)
 _VERSION = re.compile(rb"[0-9]{1,4}")
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -120,11 +124,46 @@ def decode(slot_id: int, data: bytes) -> Slot:
     content, _, padding = line.partition(b"\0")
     if not _NULS.startswith(padding):
         return Invalid("padding")
+    usual = _USUAL.fullmatch(content)
+    if usual is not None:
+        return _usual_record(slot_id, usual, bytes(data[LINE_SIZE:SLOT_SIZE]))
     fields = content.split(b"|")
     problem = _version_problem(fields) or _line_problem(fields)
     if problem is not None:
         return problem
     return _record(slot_id, fields, bytes(data[LINE_SIZE:SLOT_SIZE]))
+
+
+def _usual_record(slot_id: int, line: "re.Match[bytes]", free_text: bytes) -> Slot:
+    """The same as the long way, for a line that has what every writer writes: with 250 hosts there are 250 in each
+    cycle."""
+    feature, timestamp, host_id, score, status, name, maintenance, stopped, crc, shared, conf = line.groups()
+    begin, end = line.span(9)
+    if crc32(line.string[end:], crc32(_BLANK_CRC, crc32(line.string[:begin]))) != int(crc, 16):
+        return Invalid("crc")
+    if int(host_id) != slot_id:
+        return Invalid("foreign-id", str(int(host_id)))
+    try:
+        engine, hostname = decode_engine(status.decode("utf-8")), name.decode("utf-8")
+    except UnicodeDecodeError:
+        return Invalid("encoding")
+    extra, extra_ok = _read_text(free_text)
+    return Record(
+        host_id=slot_id,
+        timestamp=int(timestamp),
+        score=int(score),
+        engine=engine,
+        hostname=hostname if hostname.isprintable() else _CONTROL.sub("?", hostname),
+        maintenance=int(maintenance) > 0,
+        stopped=int(stopped) > 0,
+        conf_on_shared_storage=int(shared) > 0,
+        local_conf_timestamp=int(conf),
+        crc32=crc.decode("ascii"),
+        parse_version=PARSE_VERSION,
+        feature_version=int(feature),
+        extra=extra,
+        extra_ok=extra_ok,
+    )
 
 
 def _version_problem(fields: List[bytes]) -> Optional[Invalid]:
@@ -238,7 +277,7 @@ def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
     return tuple(pairs), _NULS.startswith(padding) and _text_is_whole(content)
 
 
-@lru_cache(maxsize=4096)  # lines; most are what the same host, or every host, wrote in the cycle before
+@lru_cache(maxsize=2048)  # lines; most are what the same host, or every host, wrote in the cycle before
 def _pair(line: str) -> Optional[Tuple[str, str]]:
     """Nothing for what is no ``key=value``, and for what repeats the host line."""
     key, equals, value = line.partition("=")
