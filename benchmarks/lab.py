@@ -31,7 +31,7 @@ def hosts() -> List[Dict[str, int]]:
         except OSError:
             continue
         for module, name in _DAEMONS.items():
-            if any(word.startswith(module) for word in words[1:4]):
+            if any(module in word for word in words[1:4]):
                 found.setdefault(space, {})[name] = int(entry.name)
         if words[0].endswith("qemu-system-x86_64"):
             found.setdefault(space, {})["vm"] = int(entry.name)
