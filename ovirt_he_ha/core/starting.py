@@ -310,9 +310,9 @@ def _claimed(sit: Situation, d: Draft, score: int) -> Iterator[Reason]:
 
 def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[Reason]:
     before = liveness.rank(sit.own_id, score, sit.view, last_resort)
-    if not before or _is_lease_ours(sit):
-        return
     since = d.carried.startable_since
+    if not before or (since is not None and sit.now >= since + sit.timers.liveness_limit and _is_lease_ours(sit)):
+        return
     turn = None if since is None else since + before * sit.timers.rank_step
     if turn is not None and sit.now >= turn:
         return
@@ -330,7 +330,9 @@ def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[R
 
 def _is_lease_ours(sit: Situation) -> bool:
     """The record on disk is of this life of this host: its end could not be written. While we live sanlock refuses the
-    lease to everybody else, so there is nobody to go first; 249 better hosts would be waited for for an hour."""
+    lease to everybody else, so there is nobody to go first; 249 better hosts would be waited for for an hour. Asked a
+    minute after the lease became startable: the record that was read before a copy's orderly end, which gives the lease
+    to the better host, looks the same."""
     owner, generation = sit.snapshot.leases.owner.value, sit.snapshot.leases.own_generation
     if owner is None or generation is None or not owner_known(sit):
         return False
