@@ -549,8 +549,8 @@ def test_ours_yields_to_an_upstream_host_that_holds_the_lease_and_lost_the_vm(ch
 )
 def test_d6_nobody_goes_first_while_the_record_is_of_this_life_of_this_host(owner, generation, start):
     world = World(peers=tuple(range(2, 9)))  # seven better ones: 105 s by rank
-    for peer in range(2, 9):
-        world.edit(peer, score=3401)
+    for rival in range(2, 9):
+        world.edit(rival, score=3401)
     world.generation = generation
     world.owner = Reading.of(LeaseOwner(*owner))
     world.carry(startable_since=world.now - 59.0)
