@@ -336,12 +336,16 @@ class Whiteboard:
         self._metrics.add("storage.write_errors")
         self._doubtful |= error.code in DOUBTFUL
         with self._facts_lock:
+            before = self._write_problem, self._own.problem
             if error.code in WRITE_ONLY:
                 self._write_problem = StorageFacts(error.code, None, str(error))
             if host_id == self.host_id:
                 self._own.problem = error.code
                 self._own.gave_up(block)
-        self._on_change()
+            news = (self._write_problem, self._own.problem) != before
+        # Only what is new wakes: who is woken writes again at once, and would do that ten times a second.
+        if news:
+            self._on_change()
 
     def _is_foreign(self, found: bytes, now: float) -> bool:
         foreign = self._own.is_foreign(found, now)

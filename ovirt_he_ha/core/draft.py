@@ -65,7 +65,8 @@ class Draft:
         """One more failed start: back off, 10 s doubling to 600 s, and the score's retry penalty."""
         failures = self.carried.budgets.start_failures + 1
         self.spend(start_failures=failures, next_start_at=self.sit.now + self.sit.timers.start_wait(failures))
-        self.keep(own_start_at=None, start_problem=code, start_detail=detail)
+        # What was held back for a restart here is to be read now: it did not happen.
+        self.keep(own_start_at=None, start_problem=code, start_detail=detail, hold_down_until=None)
         self.drop_notes(notes.STARTED)
 
     # --- what is said -------------------------------------------------------------------------------------------

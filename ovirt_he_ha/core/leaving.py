@@ -34,10 +34,13 @@ def depart(sit: Situation, d: Draft) -> State:
 
 
 def _which_end(sit: Situation, d: Draft) -> Exit:
-    seen = d.note(notes.SEEN_HERE)
+    seen, moved = d.note(notes.SEEN_HERE), d.note(notes.MOVED)
+    if moved is not None and sit.now <= moved + sit.timers.own_migration_pause:
+        # Our migration came to its good end. What is said of the process here may be a guess: with the VM on its way
+        # back within the same second, libvirt's last word on the old copy comes too late.
+        return Exit.MIGRATED
     exit_ = own_start_end(sit, d) if seen is None else sit.exit_since(seen - _EXIT_SLACK)
-    moved = d.note(notes.MOVED) is not None or d.carried.migration is not None
-    return Exit.MIGRATED if exit_ is Exit.NONE and moved else exit_
+    return Exit.MIGRATED if exit_ is Exit.NONE and d.carried.migration is not None else exit_
 
 
 def own_start_end(sit: Situation, d: Draft) -> Exit:

@@ -76,7 +76,11 @@ class Peer:
 
     @property
     def in_maintenance(self) -> bool:
-        return isinstance(self.slot, Record) and self.slot.maintenance
+        """In local maintenance, or on its way: a host that still has the VM shows no flag yet, but must not be sent
+        what it is about to send away (two such hosts would hand it to each other for ever)."""
+        if not isinstance(self.slot, Record):
+            return False
+        return self.slot.maintenance or (self.slot.extra_ok and self.slot.get("maintenance_state") != "")
 
     @property
     def eligible(self) -> bool:
@@ -192,6 +196,13 @@ def is_alive(slot: Slot, seen: Optional[Seen], now: float, timers: Timers) -> bo
     return now - seen.changed_at < timers.liveness_limit
 
 
+def _is_gone(slot: Slot, flag: Optional[HostLease]) -> bool:
+    """sanlock calls a host of ours dead: its VM's lease is over, and its slot, which may have changed less than the
+    limit ago where the timeouts are short, is of a life that has ended. (A host of oVirt's own does not say which lease
+    guards its VM: only its silence counts.)"""
+    return flag is HostLease.DEAD and isinstance(slot, Record) and slot.extra_ok
+
+
 def established_by(slot: Slot, seen: Optional[Seen], flag: Optional[HostLease], read_at: float, timers: Timers) -> str:
     """Why we know enough of this host, or ``waiting``.
 
@@ -297,7 +308,7 @@ def _peer(
         host_id,
         slot,
         flag,
-        is_alive(slot, mine, now, timers),
+        is_alive(slot, mine, now, timers) and not _is_gone(slot, flag),
         established_by(slot, mine, flag, read_at, timers),
         silence(mine, read_at),
     )

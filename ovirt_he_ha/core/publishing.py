@@ -191,5 +191,9 @@ def _say_host(sit: Situation, d: Draft) -> None:
 
 
 def _wake_at(sit: Situation, d: Draft) -> float:
-    first = min((c.at for c in d.countdowns), default=sit.now + sit.timers.cycle)
+    moments = [c.at for c in d.countdowns]
+    held = d.carried.hold_down_until
+    if held is not None and held > sit.now:
+        moments.append(held)  # or `up` would stay published for a cycle more than it may
+    first = min(moments, default=sit.now + sit.timers.cycle)
     return max(sit.now + _SHORTEST_WAIT, min(sit.now + sit.timers.cycle, first))

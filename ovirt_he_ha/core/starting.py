@@ -142,7 +142,7 @@ def settle(sit: Situation, d: Draft, report: ActionReport) -> None:
         d.put_note(notes.STARTED, sit.now)
         return
     if report.outcome is Outcome.LOST_RACE:
-        d.keep(own_start_at=None)
+        d.keep(own_start_at=None, hold_down_until=None)
         d.put_note(notes.LOST_RACE, sit.now + sit.timers.lost_race_retry)
     else:
         d.start_failed(_FAILURES.get(report.outcome or Outcome.FAILED, "start-failed"), report.detail)
@@ -281,6 +281,8 @@ def _turn(sit: Situation, d: Draft) -> Iterator[Reason]:
             if d.carried.budgets.handed_over_until > sit.now:
                 d.ahead("hand-over-end", d.carried.budgets.handed_over_until)
             yield reason("score-zero", why=card.zero_reason or "penalties")
+            if d.carried.no_peer_since is not None:
+                yield reason("last-resort-wait")
             return
     yield from _claimed(sit, d, card.score)
     if d.note(notes.RESTART_AT) is None:

@@ -13,7 +13,7 @@ Step = Tuple[State, bool]
 def engine_stop(sit: Situation, d: Draft) -> Step:
     """The guest was asked to shut down."""
     if not sit.vm_here:
-        return _stopped(sit, d), True
+        return ended(sit, d), True
     asked = d.carried.stop_asked_at
     if asked is None or not d.carried.stop_purpose:
         return State.REINITIALIZE, True
@@ -33,7 +33,7 @@ def engine_stop(sit: Situation, d: Draft) -> Step:
 def engine_force_stop(sit: Situation, d: Draft) -> Step:
     """Power off, once; a power-off that failed leads back to looking at everything anew."""
     if not sit.vm_here:
-        return _stopped(sit, d), True
+        return ended(sit, d), True
     ordered = d.note(notes.POWERED_OFF)
     if d.carried.stop_asked_at is None or not d.carried.stop_purpose:
         return State.REINITIALIZE, True
@@ -58,7 +58,12 @@ def settle(sit: Situation, d: Draft, report: ActionReport) -> None:
         d.enter(State.REINITIALIZE)
 
 
-def _stopped(sit: Situation, d: Draft) -> State:
+def is_ours(d: Draft) -> bool:
+    """We asked for the end of the VM that was here, and it is not accounted for yet."""
+    return d.carried.stop_asked_at is not None and bool(d.carried.stop_purpose)
+
+
+def ended(sit: Situation, d: Draft) -> State:
     """The VM is gone because we asked for it: its end is no crash, whatever libvirt calls it."""
     purpose = d.carried.stop_purpose
     d.drop_notes(notes.SEEN_HERE, notes.STARTED, notes.MOVED)

@@ -274,6 +274,17 @@ def test_failing_wakes_once(made):
     assert made.changes == before + 1
 
 
+def test_a_write_that_fails_again_and_again_wakes_once(made):
+    """Who is woken writes again at once: a volume that is away must not make that a loop."""
+    made.tick()
+    before = made.changes
+    made.volume.problem = StorageError("read-only", "/volume")
+    for _ in range(20):
+        with pytest.raises(StorageError):
+            made.board.write(1, record(1))
+    assert made.changes == before + 1
+
+
 # --- writing ------------------------------------------------------------------------------------------------------
 
 

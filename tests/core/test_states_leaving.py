@@ -306,3 +306,59 @@ def test_a_crash_in_local_maintenance_rests():
     assert decision.state is S.LOCAL_MAINTENANCE
     assert notes.RESTART_AT not in decision.carried.notes
     assert decision.record.engine.vm is Vm.DOWN_UNEXPECTED
+
+
+# --- what the end of a copy is taken for -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "purpose, state, failures",
+    [("hung", S.ENGINE_START, 0), ("never-healthy", S.ENGINE_DOWN, 1), ("hand-over", S.ENGINE_UNEXPECTEDLY_DOWN, 0)],
+)
+@pytest.mark.parametrize("exit_", [Exit.REQUESTED, Exit.CRASHED])
+def test_an_end_that_we_asked_for_is_ours_also_when_nothing_was_known_for_a_moment(purpose, state, failures, exit_):
+    """The process is seen to end some tenths of a second before libvirt says how."""
+    world = World(state=S.ENGINE_UP).runs(Health.BAD)
+    world.step(1)
+    world.carry(state=S.ENGINE_STOP, stop_asked_at=world.now, stop_purpose=purpose, stop_limit=15.0)
+    world.step(1)
+    world.engine = Reading.missing("hypervisor", 0.0)
+    assert world.step(1).state is S.UNKNOWN_LOCAL_VM
+    world.engine = None
+    decision = world.gone(exit_).step(0.5)
+    assert decision.state is state
+    assert decision.carried.budgets.start_failures == failures
+    assert not {"crash", "requested-stop"} & set(codes(decision))
+    assert (decision.carried.stop_asked_at, decision.carried.stop_purpose) == (None, "")
+
+
+def test_a_copy_that_our_migration_took_away_did_not_crash_whatever_is_guessed():
+    """The VM may be on its way back before libvirt has said how the old copy ended."""
+    world = ran().carry(notes={notes.SEEN_HERE: 10_001.0, notes.MOVED: 10_001.0})
+    decision = crash(world)
+    assert decision.state is S.ENGINE_MAYBE_AWAY
+    assert decision.carried.budgets.crashes == ()
+
+
+def test_a_migration_of_long_ago_explains_no_crash():
+    world = ran()
+    world.carry(notes={notes.SEEN_HERE: world.now + 60, notes.MOVED: world.now})
+    world.step(60)
+    assert "crash" in codes(crash(world))
+
+
+def test_d4_the_held_up_ends_when_it_is_over_not_a_cycle_later():
+    world = ran()
+    crash(world)
+    come_up(world)
+    decision = crash(world)  # the second: ten seconds to the restart
+    assert decision.record.engine.vm is Vm.UP
+    assert decision.wake_at == world.now + T.down_hold
+    assert world.step(T.down_hold).record.engine.vm is not Vm.UP
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOST_RACE])
+def test_d4_a_restart_that_did_not_happen_holds_nothing_back(outcome):
+    world = ran()
+    assert crash(world).record.engine.vm is Vm.UP
+    assert world.finish(outcome).record.engine.vm is not Vm.UP

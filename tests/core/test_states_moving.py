@@ -548,3 +548,25 @@ def test_a_migration_that_may_not_be_ordered_is_not_counted():
     decision = world.step()
     assert decision.carried.migration is None
     assert notes.MOVED not in decision.carried.notes
+
+
+# --- two hosts in maintenance -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["preparing", "error-in-preparing"])
+def test_d7_a_host_on_its_way_into_maintenance_is_sent_nothing(word):
+    """It still has no flag, and its score is whole: without this two such hosts hand the VM to each other for ever."""
+    world = up(peers=(2,)).local()
+    world.edit(2, extra=(*world.slots[2].extra, ("maintenance_state", word)))
+    decision = world.step()
+    assert decision.action is None
+    assert "no-target" in codes(decision)
+
+
+def test_d7_that_word_counts_only_with_a_right_checksum():
+    world = up(peers=(2, 3)).local()
+    world.edit(2, extra=(*world.slots[2].extra, ("maintenance_state", "preparing")), extra_ok=False)
+    assert world.step().action.target_id == 3  # unreadable text: no live target either
+    world = up(peers=(2,)).local()
+    world.edit(2, extra=(*world.slots[2].extra, ("maintenance_state", "preparing")), extra_ok=False)
+    assert kind(world.step()) is STOP  # a host of oVirt's own, for all that is known

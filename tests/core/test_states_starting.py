@@ -562,3 +562,28 @@ def test_d6_nobody_goes_first_while_the_record_is_of_this_life_of_this_host(owne
     decision = world.step()
     assert (kind(decision) is START) is start
     assert ("rank" in codes(decision)) is not start
+
+
+# --- short timeouts ---------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_of_a_host_that_sanlock_calls_dead_is_of_a_life_that_has_ended():
+    """With short timeouts a host is dead before its slot has been silent for a minute."""
+    world = World((2, 3)).edit(2, engine=UP)
+    assert "engine-up-elsewhere" in codes(world.look())
+    world.flags[2] = HostLease.DEAD
+    assert kind(world.look()) is ActionKind.START
+
+
+def test_of_a_host_that_does_not_say_which_lease_it_has_only_silence_counts():
+    world = World((2, 3)).edit(2, engine=UP, extra=(), extra_ok=False)
+    world.flags[2] = HostLease.DEAD
+    decision = world.look()
+    assert decision.action is None
+    assert "engine-up-elsewhere" in codes(decision)
+
+
+def test_who_waits_for_the_last_resort_says_so():
+    world = World(()).budget(handed_over_until=1e9)
+    decision = world.step(1)
+    assert {"score-zero", "last-resort-wait"} <= set(codes(decision))

@@ -138,7 +138,7 @@ def test_s1_without_the_lease_check_a_start_is_ordered_against_a_live_owner(monk
 def test_s1_without_lease_check_and_lock_manager_two_copies_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "two-copies" in broken(
         monkeypatch,
-        "network-loss-cold",
+        "hand-start-wins-the-race",
         [
             (starting, "lease_objection", lambda sit: None),
             (Sanlock, "_may_take", lambda self, owner, space: True),
