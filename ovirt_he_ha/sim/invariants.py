@@ -40,6 +40,7 @@ RULES = {
     "foreign-slot": "a host wrote another host's slot",
     "bad-slot": "a published slot that ends or blinds an upstream reader",
     "moves": "more moves in an hour than the budget",
+    "busy": "an agent that decides twice a second for a minute: a loop that feeds itself",
     "exception": "an exception left the product's code",
     "progress": "the engine stays away although a host could run it",
 }
@@ -50,6 +51,8 @@ FLAG_FOR_START = 27.0
 FLAG = 62.0
 OWNER_KNOWN = 27.0  # seconds after which every host has read a new owner, or knows that it has not
 HOUR = 3600.0
+MINUTE = 60.0
+BUSY = 150  # decisions of one agent in a minute; a takeover with all its events takes 60
 WAKING = 3.0  # seconds after a sleep in which the guard looks and kills
 
 
@@ -77,6 +80,7 @@ class Invariants:
         self._flag_since: Optional[int] = None
         self._owner_since = 0
         self._moves: Dict[Tuple[int, int], List[int]] = {}
+        self._turns: Dict[int, Tuple[int, int]] = {}  # of each agent: since when, and how many
         self._woken: Dict[Copy, int] = {}  # whose guard may take a moment to notice that they slept; how often
 
     def violate(self, rule: str, host: int, text: str) -> None:
@@ -180,7 +184,14 @@ class Invariants:
     # --- decisions ---------------------------------------------------------------------------------------------------
 
     def decided(self, host: "Host", decision: Decision) -> None:
-        """Every decision has a reason, or nothing to explain."""
+        """Nobody runs in circles."""
+        now = self._world.timeline.now
+        since, count = self._turns.get(host.number, (now, 0))
+        if now - since > ns(MINUTE):
+            since, count = now, 0
+        self._turns[host.number] = (since, count + 1)
+        if count >= BUSY:
+            self.violate("busy", host.number, f"{count} decisions within {stamp(now - since)} s")
 
     def ordered(self, host: "Host", cycle: Cycle, action: Action) -> None:
         self._check_flag(host, action)

@@ -2,12 +2,14 @@
 
 Looked at once a second. The clock runs while the engine is away and one host is *able*: on, its daemons up, its way to
 the storage free, not in maintenance, fenced; and, where a copy is there all the same, that copy's host is. It stands
-while the cluster is in global maintenance. Back-offs are announced too: a countdown that a host's own decision shows
-moves the deadline behind it.
+while the cluster is in global maintenance, or nobody can know whether it is (slot 0 holds noise). Back-offs are
+announced too: a countdown that a host's own decision shows moves the deadline behind it.
 """
 
 from typing import TYPE_CHECKING, Optional
 
+from ovirt_he_ha.core.model import GLOBAL_SLOT
+from ovirt_he_ha.core.slot import decode_global
 from ovirt_he_ha.core.timers import announced_bounds
 from ovirt_he_ha.sim.clock import SECOND, ns
 
@@ -71,7 +73,7 @@ class Progress:
 
     def _possible(self) -> bool:
         world = self._world
-        if world.guest_boot is None or world.volume.get(0).startswith(b"maintenance=1"):
+        if world.guest_boot is None or decode_global(world.volume.get(GLOBAL_SLOT)).value is not False:
             return False
         copies = world.copies()
         if copies:

@@ -424,6 +424,32 @@ def test_a_stop_for_a_hand_over_ends_at_score_0():
     assert decision.action is None
 
 
+@pytest.mark.parametrize("exit_", [Exit.REQUESTED, Exit.CRASHED, Exit.NONE])
+@pytest.mark.parametrize(
+    "purpose, state, failures",
+    [("hand-over", S.ENGINE_UNEXPECTEDLY_DOWN, 0), ("never-healthy", S.ENGINE_DOWN, 1), ("hung", S.ENGINE_START, 0)],
+)
+def test_a_stop_whose_end_is_unknown_for_a_moment_has_the_same_consequence(purpose, state, failures, exit_):
+    world = stopping(purpose)
+    world.carry(notes=noted(seen_here=world.now))
+    world.engine = UNREAD
+    assert world.step(5).state is S.UNKNOWN_LOCAL_VM
+    world.engine = None
+    decision = world.gone(exit_).step(1)
+    assert decision.state is state
+    assert decision.carried.budgets.start_failures == failures
+    assert decision.carried.budgets.crashes == ()
+
+
+def test_a_crash_that_is_unknown_for_a_moment_is_a_crash():
+    world = World(state=S.ENGINE_UP).runs()
+    world.step()
+    world.engine = UNREAD
+    assert world.step(5).state is S.UNKNOWN_LOCAL_VM
+    world.engine = None
+    assert len(world.gone().step(1).carried.budgets.crashes) == 1
+
+
 def test_a_stop_for_maintenance_ends_in_maintenance():
     world = stopping("maintenance").local()
     decision = world.gone(Exit.GUEST_SHUTDOWN).step(5)
