@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.core.model import Record, State
+from ovirt_he_ha.core.reasons import REASONS, from_record
 from ovirt_he_ha.core.slot import decode
 from ovirt_he_ha.core.timers import announced_bounds
 from ovirt_he_ha.sim.clock import SECOND, ns, stamp
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 ROOM = 5.0  # seconds for the start itself, beyond what is announced
 STATES = tuple(state.value for state in State)
 BOUNDS = tuple(sorted(announced_bounds()))
+MOMENTS = ("published", "explains")  # judged when they happen, not at the end
 ORDERS = ("start", "stop", "power-off", "migrate")
 
 Judge = Callable[["World", Mapping[str, Any]], str]
@@ -39,13 +41,13 @@ class Expectation:
     values: Mapping[str, Any]
 
     def prepare(self, world: "World") -> None:
-        if self.what == "published":
-            moment = ns(self.values["at"])
-            world.timeline.at(moment, lambda: world.seen.update({id(self): _published(world, self.values)}))
+        if self.what in MOMENTS:
+            moment, judge = ns(self.values["at"]), EXPECTATIONS[self.what].judge
+            world.timeline.at(moment, lambda: world.seen.update({id(self): judge(world, self.values)}))
 
     def complaint(self, world: "World") -> str:
         """Empty, or what was found instead."""
-        if self.what == "published":
+        if self.what in MOMENTS:
             return str(world.seen.get(id(self), "the run ended before"))
         return EXPECTATIONS[self.what].judge(world, self.values)
 
@@ -68,7 +70,7 @@ def expectation(name: str, **fields: Field) -> Callable[[Judge], Judge]:
     return keep
 
 
-NUMBER, HOST = Field("number"), Field("host")
+NUMBER, HOST, REASON = Field("number"), Field("host"), Field("word", words=tuple(REASONS))
 MAYBE_NUMBER, MAYBE_HOST = Field("number", needed=False), Field("host", needed=False)
 
 
@@ -177,7 +179,7 @@ def _state(world: "World", values: Mapping[str, Any]) -> str:
     return "it was in " + (", ".join(dict.fromkeys(state for _, state in spans)) or "none")
 
 
-@expectation("reason", host=HOST, reason=Field("text"), by=MAYBE_NUMBER, after=MAYBE_NUMBER)
+@expectation("reason", host=HOST, reason=REASON, by=MAYBE_NUMBER, after=MAYBE_NUMBER)
 def _reason(world: "World", values: Mapping[str, Any]) -> str:
     """A decision of that host names that reason, for the first time by then, or still after that."""
     found = world.reasons.get((values["host"], values["reason"]))
@@ -186,6 +188,19 @@ def _reason(world: "World", values: Mapping[str, Any]) -> str:
     if found[0] > ns(values.get("by", 1e9)):
         return f"first at {stamp(found[0])}"
     return f"last at {stamp(found[1])}" if found[1] < ns(values.get("after", 0)) else ""
+
+
+@expectation("no-state", host=HOST, state=Field("word", words=STATES), by=MAYBE_NUMBER, after=MAYBE_NUMBER)
+def _no_state(world: "World", values: Mapping[str, Any]) -> str:
+    """That host's agent is never in that state between these seconds."""
+    return "it was" if not _state(world, values) else ""
+
+
+@expectation("no-reason", host=HOST, reason=REASON, by=MAYBE_NUMBER)
+def _no_reason(world: "World", values: Mapping[str, Any]) -> str:
+    """No decision of that host names that reason, at least not by then."""
+    found = world.reasons.get((values["host"], values["reason"]))
+    return "" if found is None or found[0] > ns(values.get("by", 1e9)) else f"first at {stamp(found[0])}"
 
 
 @expectation(
@@ -204,11 +219,11 @@ def _orders(world: "World", values: Mapping[str, Any]) -> str:
     return "" if fits else f"{count} times"
 
 
-@expectation("runs", at_most=NUMBER)
+@expectation("runs", at_most=NUMBER, at_least=MAYBE_NUMBER)
 def _runs(world: "World", values: Mapping[str, Any]) -> str:
     """How often a copy's CPUs began to run, moves included, the first copy not."""
     count = sum(1 for _, _, on in world.runs if on) - (1 if world.spec.warm and world.spec.engine_on else 0)
-    return "" if count <= values["at_most"] else f"{count} times"
+    return "" if values.get("at_least", 0) <= count <= values["at_most"] else f"{count} times"
 
 
 @expectation("process-gone", host=HOST, after=NUMBER, seconds=NUMBER)
@@ -237,6 +252,16 @@ def _published(world: "World", values: Mapping[str, Any]) -> str:
     }
     text = fixed.get(values["key"], found.get(values["key"]))
     return "" if text == values["value"] else f"it says {text!r}"
+
+
+@expectation("explains", host=HOST, reason=REASON, at=NUMBER)
+def _explains(world: "World", values: Mapping[str, Any]) -> str:
+    """An administrator who looks at that second reads that reason in that host's slot."""
+    found = decode(world.hosts[values["host"]].conf_id, world.volume.get(world.hosts[values["host"]].conf_id))
+    if not isinstance(found, Record):
+        return f"the slot is {found}"
+    codes = [why.code for why in from_record(found, 0.0)[0]]
+    return "" if values["reason"] in codes else "it says " + (", ".join(codes) or "nothing")
 
 
 @expectation("violation", rule=Field("word", words=tuple(RULES)))

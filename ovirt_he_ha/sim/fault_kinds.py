@@ -164,6 +164,7 @@ def line_rot(target: Target) -> Mend:
 def zeroed(target: Target) -> Mend:
     """Somebody wrote zeros over the whole volume of slots."""
     target.world.volume.slots.clear()
+    target.world.volume.put(0, GLOBAL_SLOT, bytes(SLOT_SIZE))
     return None
 
 

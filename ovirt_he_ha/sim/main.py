@@ -9,6 +9,7 @@ from typing import List, Optional
 from ovirt_he_ha import __version__
 from ovirt_he_ha.sim import replay, swarm
 from ovirt_he_ha.sim.clock import stamp
+from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.faults import KINDS
 from ovirt_he_ha.sim.recordings import recording_to
 from ovirt_he_ha.sim.run import Result, run
@@ -42,6 +43,7 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     runs.add_argument("--all", action="store_true", help=f"every scenario of {SCENARIOS}")
     runs.add_argument("--seed", type=_seed, help="instead of the scenario's own")
     runs.add_argument("--trace", action="store_true", help="print what happened, second by second")
+    runs.add_argument("--coverage", action="store_true", help="print what of the policy was seen, and what was not")
     runs.add_argument("--record", metavar="DIR", type=Path, help="what each agent saw and decided, for he-sim replay")
     runs.set_defaults(command=_run)
     replays = commands.add_parser("replay", help=replay.ABOUT)
@@ -82,13 +84,19 @@ def folders(paths: List[str], everything: bool) -> List[Path]:
 def _run(arguments: argparse.Namespace) -> int:
     scenarios = [load(folder) for folder in folders(arguments.paths, arguments.all)]
     began, virtual, failed = time.perf_counter(), 0.0, 0
+    covered = Coverage() if arguments.coverage else None
     for scenario in scenarios:
-        result = run(scenario, arguments.seed, recording_to(arguments.record, scenario.name))
+        record = recording_to(arguments.record, scenario.name)
+        result = (
+            run(scenario, arguments.seed, record) if covered is None else covered.run(scenario, arguments.seed, record)
+        )
         virtual += result.world.now
         failed += not result.passed
         report(result, arguments.trace)
     wall = time.perf_counter() - began
     sys.stderr.write(f"{virtual:.0f} virtual seconds in {wall:.1f} s: {virtual / max(wall, 1e-9):.0f} per second\n")
+    if covered is not None:
+        print("\n".join(covered.lines()))
     print(f"{len(scenarios) - failed} passed, {failed} failed")
     return EXIT_FAILED if failed else EXIT_OK
 

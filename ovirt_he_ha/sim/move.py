@@ -46,6 +46,7 @@ class Move:
         self.source.site.vm_event("migrating", "", self.copy)
         self.arrival = target.spawn(self.copy.guest, incoming=True)
         target.site.vm_event("started", "migrated", self.arrival)
+        target.after(KEEPALIVE, self._look_at_source)
         if self.way == STALLS:
             return
         seconds = self.source.flow.move_seconds
@@ -53,6 +54,15 @@ class Move:
             self.source.after(seconds / 2 + KEEPALIVE, self.cut)
         else:
             self.source.after(seconds, self._switch)
+
+    def _look_at_source(self) -> None:
+        """The destination's libvirt: a copy that waits for a source that is no more is ended."""
+        arrival, target = self.arrival, self.target
+        if self._over or arrival is None or target is None or arrival.cpus != Cpus.STARTING:
+            return
+        if not self.source.site.scope.running:
+            target.kill(arrival, "failed")
+        target.after(KEEPALIVE, self._look_at_source)
 
     def _switch(self) -> None:
         """The source stands still from here on, and has no lease."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ovirt_he_ha.core.model import MAX_HOST_ID
-from ovirt_he_ha.sim import fault_kinds, healing, upstream_faults
+from ovirt_he_ha.sim import fault_kinds, healing, sabotage, upstream_faults
 from ovirt_he_ha.sim.expectation import EXPECTATIONS, Expectation, Field
 from ovirt_he_ha.sim.faults import KINDS, NAMES, Fault, Parameter
 from ovirt_he_ha.sim.host import HostSpec
@@ -17,7 +17,7 @@ FILE = "scenario.json"
 README = "README"
 MOST_HOSTS = 250
 LONGEST = 1e6
-_ = (fault_kinds, healing, upstream_faults)  # the kinds are in its tables
+_ = (fault_kinds, healing, sabotage, upstream_faults)  # the kinds are in its tables
 
 
 class ScenarioError(Exception):
@@ -199,8 +199,27 @@ def _host(root: Reader, place: str, value: object) -> Mapping[str, Any]:
         elif key == "conf_id":
             found[key] = reader.whole(key, 0, MAX_HOST_ID)
         else:
-            known = tuple(each.name for each in fields(Conditions))
-            found[key] = Reader(root.file, f"{place}.{key}", reader.values[key], known).values
+            found[key] = _conditions(root, f"{place}.{key}", reader.values[key])
+    return found
+
+
+_CONDITION_NUMBERS = {"network": (0, 1), "mem_free": (0, 1 << 24), "cpu_load": (0, 1)}
+_UNMEASURED = ("network", "bridge", "mem_free", "cpu_load")
+
+
+def _conditions(root: Reader, place: str, value: object) -> Mapping[str, Any]:
+    reader = Reader(root.file, place, value, tuple(each.name for each in fields(Conditions)))
+    found: Dict[str, Any] = {}
+    for key in sorted(reader.values):
+        if key in _CONDITION_NUMBERS:
+            found[key] = reader.number(key, *_CONDITION_NUMBERS[key])
+        elif key == "unknown":
+            names = reader.objects(key)
+            if not all(name in _UNMEASURED for name in names):
+                raise reader.refuse(key, "a list of " + ", ".join(_UNMEASURED))
+            found[key] = tuple(str(name) for name in names)
+        else:
+            found[key] = reader.flag(key, True)
     return found
 
 

@@ -54,6 +54,14 @@ def test_a_scenario_is_read_and_written_again() -> None:
         (changed(expect=[{"what": "healthy", "at": 1, "on": 3}]), "expect[0].on"),
         (changed(expect=[{"what": "back", "after": 1}]), "expect[0]"),
         (changed(expect=[{"what": "state", "host": 1, "state": "Up"}]), "expect[0].state"),
+        (changed(expect=[{"what": "reason", "host": 1, "reason": "bad-mood"}]), "expect[0].reason"),
+        (changed(expect=[{"what": "explains", "host": 1, "reason": "unfenced"}]), "expect[0].at"),
+        (changed(expect=[{"what": "runs", "at_most": "1"}]), "expect[0].at_most"),
+        (changed(cluster={"hosts": "three"}), "cluster.hosts"),
+        (changed(cluster={"each": {"1": {"conditions": {"network": "all"}}}}), "cluster.each.1.conditions.network"),
+        (changed(cluster={"each": {"1": {"conditions": {"unknown": ["cpu"]}}}}), "cluster.each.1.conditions.unknown"),
+        (changed(cluster={"each": {"1": {"conditions": {"mood": 1}}}}), "cluster.each.1.conditions.mood"),
+        (changed(progress=1), "progress"),
     ],
 )
 def test_what_is_malformed_is_named(bad: Any, place: str) -> None:
@@ -94,6 +102,14 @@ def test_malformed_input_is_one_line_and_exit_status_2(tmp_path: Path, capsys: p
     for arguments in (["run", str(bad)], ["run"], ["run", str(tmp_path / "missing")]):
         assert main(arguments) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+    mute = folder(tmp_path, "mute", json.dumps(GOOD))
+    (mute / README).unlink()
+    words = folder(tmp_path, "words", '{"length": 6')
+    strange = folder(tmp_path, "strange", json.dumps(changed(mood="good")))
+    for each, told in ((mute, f"{mute / README}: the file: "), (words, f"{words / FILE}: "), (strange, ": mood: ")):
+        assert main(["run", str(each)]) == 2
+        line = capsys.readouterr().err
+        assert told in line and "expected" in line and line.count("\n") == 1
     with pytest.raises(SystemExit) as error:
         main(["run", "--seed", "x", str(bad)])
     assert error.value.code == 2
