@@ -41,6 +41,7 @@ def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "id
     found = [
         Figure(f"{name}.cpu", sum(share.values()) + ended / passed * 100, "% of a core", "CPU of all of ours", 0.5),
         Figure(f"{name}.pss", sum(each["pss"] for each in memory.values()) / 1e6, "MB", "smaps_rollup", 100.0),
+        Figure(f"{name}.alone", _alone(memory) / 1e6, "MB", "private pages, and the shared ones once", 100.0),
         Figure(f"{name}.wakeups", sum(each.switches for each in spent.values()) / passed, "1/s", "schedstat"),
         Figure(f"{name}.calls", sum(each.calls for each in spent.values()) / passed, "1/s", "reads and writes"),
         Figure(f"{name}.short_lived.cpu", ended / passed * 100, "% of a core", "children that ended meanwhile"),
@@ -52,6 +53,12 @@ def measured(broker: int, agent: int, seconds: float = _SECONDS, name: str = "id
         found.append(Figure(f"{name}.{each}.threads", meter.threads(ours[each]), "", "/proc"))
         found.append(Figure(f"{name}.{each}.descriptors", meter.descriptors(ours[each]), "", "/proc"))
     return found
+
+
+def _alone(memory: Dict[str, Dict[str, int]]) -> int:
+    """What they would take on a host where nobody else runs Python: at most the PSS there."""
+    shared = max(each["rss"] - each["private"] for each in memory.values())
+    return sum(each["private"] for each in memory.values()) + shared
 
 
 def figures(host: Host) -> List[Figure]:

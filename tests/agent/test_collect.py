@@ -132,7 +132,17 @@ def test_s6_one_bad_slot_is_one_bad_host(noise: Dict[int, bytes]) -> None:
 
 
 SLOTS = st.sampled_from(
-    [slot.encode(RECORD, 0.0), slot.encode(Record(2, 4243, 0, None, "host2"), 0.0), bytes(4096), b"noise", b"x" * 4096]
+    [
+        slot.encode(RECORD, 0.0),
+        slot.encode(RECORD, 0.0)[:600],
+        slot.encode(RECORD, 0.0)[:-1] + b"x",
+        slot.encode(Record(2, 4243, 0, None, "host2"), 0.0),
+        bytes(4096),
+        bytes(512),
+        bytes(100),
+        b"noise",
+        b"x" * 4096,
+    ]
 )
 
 
