@@ -5,6 +5,7 @@ before, as is the case in a cluster of live hosts.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Iterator, List
 from benchmarks import meter
 from benchmarks.cycle_process import WARM
 from benchmarks.figures import Figure
-from benchmarks.host import ROOT
+from benchmarks.host import ROOT, unit_environment
 
 
 @contextmanager
@@ -39,7 +40,8 @@ def figures() -> List[Figure]:
                 state = Path(directory) / "state"
                 state.mkdir()
                 command = [sys.executable, "-m", "benchmarks.cycle_process", str(path), str(state), str(cycles)]
-                done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+                env = {**os.environ, **unit_environment("agent")}
+                done = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
                 spent = meter.cost(broker.pid).since(before)
         one = json.loads(done.stdout)
         assert one["alive"] >= hosts - 1, one

@@ -38,6 +38,16 @@ write_resource(LeaseId(domain, key, path, 0))
 """
 
 
+def unit_environment(daemon: str) -> Dict[str, str]:
+    """What systemd's unit sets for ``agent`` or ``broker``; nothing for others."""
+    unit = ROOT / "systemd" / f"ovirt-ha-{daemon}.service"
+    if not unit.exists():
+        return {}
+    lines = [line for line in unit.read_text().splitlines() if line.startswith("Environment=")]
+    words = [word for line in lines for word in line.partition("=")[2].split()]
+    return dict(word.split("=", 1) for word in words)
+
+
 class Host:
     """A context manager; nothing of it is left on exit."""
 
@@ -129,8 +139,9 @@ class Host:
         return True
 
     def _spawn(self, name: str, command: List[str]) -> None:
+        env = {**self.env, **unit_environment(name)}
         with (self.root / f"{name}.log").open("wb") as out:
-            self._processes[name] = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=out, stderr=out)
+            self._processes[name] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
 
     # --- using ----------------------------------------------------------------------------------------------------
 
