@@ -7,21 +7,17 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
-from ovirt_he_ha.core import reasons
-from ovirt_he_ha.core.model import ActionKind, State
 from ovirt_he_ha.sim import chance
-from ovirt_he_ha.sim.faults import KINDS
+from ovirt_he_ha.sim.coverage import UNIVERSE, Coverage
 from ovirt_he_ha.sim.scenario import FILE, README, Scenario, ScenarioError, document
 from ovirt_he_ha.sim.shrink import MOST_RUNS, Shrinker
-from ovirt_he_ha.sim.trial import Coverage, Outcome, attempt
+from ovirt_he_ha.sim.trial import Outcome, attempt
 
 ABOUT = "random worlds and faults by seed; exits with 1 if a rule is broken, with 2 for bad input"
 MOST_SEEDS = 1_000_000
 MOST_JOBS = 256
-TABLES = {"state": "states", "transition": "transitions", "reason": "reasons", "fault": "kinds of faults",
-          "action": "kinds of actions", "fence": "reasons of fences"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", metavar="DIR", type=Path, help="write what failed as scenarios, one folder each")
     parser.add_argument("--digest", action="store_true", help="a line for each seed with a digest of its run")
     parser.add_argument("--no-shrink", action="store_true", help="show failures as they are")
-    parser.add_argument("--coverage", action="store_true", help="all tables of what was covered, with counts")
+    parser.add_argument("--coverage", action="store_true", help="each item of what was covered, with counts")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     for answer in answers(orders, arguments.jobs):
         virtual += answer.outcome.virtual
-        coverage.add(answer.outcome.coverage)
+        for key, times in answer.outcome.seen.items():
+            coverage.seen[key] = coverage.seen.get(key, 0) + times
         if arguments.digest:
             print(f"seed {answer.seed}: {answer.outcome.digest} ({answer.hosts} hosts, {answer.outcome.events} events)")
         if answer.outcome.violations:
@@ -158,32 +155,13 @@ def write(scenario: Scenario, directory: Path) -> Path:
 
 
 def _summary(coverage: Coverage, whole: bool) -> None:
-    known = _known()
-    for table, title in TABLES.items():
-        counter: Dict[str, int] = dict(coverage.counts.get(table, {}))
-        total = sum(counter.values())
-        there = known.get(table, ())
-        of = f" of {len(set(there) | set(counter))}" if there else ""
-        print(f"{title}: {len(counter)}{of}, {total} times")
-        missing = sorted(set(there) - set(counter))
-        if missing:
-            print("    never: " + ", ".join(missing))
-        if whole:
-            _table(counter)
-
-
-def _table(counter: Dict[str, int]) -> None:
-    for name, times in sorted(counter.items(), key=lambda item: (-item[1], item[0])):
-        print(f"    {times:>9} {name}")
-
-
-def _known() -> Dict[str, Iterable[str]]:
-    return {
-        "state": [state.value for state in State],
-        "fault": list(KINDS),
-        "action": [kind.value for kind in ActionKind],
-        "reason": list(reasons.REASONS),
-    }
+    """Which of the policy's states, transitions, reasons, verdicts ... and of the kinds of faults were seen."""
+    if whole:
+        print("\n".join(coverage.lines()))
+        return
+    for what, items in UNIVERSE.items():
+        counts = [coverage.seen.get((what, item), 0) for item in items]
+        print(f"{what}: {sum(map(bool, counts))} of {len(items)}, {sum(counts)} times")
 
 
 __all__ = ["ABOUT", "Answer", "Order", "add_arguments", "answer", "answers", "folder", "run", "write"]

@@ -1,11 +1,12 @@
 """One scenario of the swarm, run to its end: what went wrong, what was covered, and a digest of everything."""
 
 import hashlib
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Tuple
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Mapping, Tuple
 
 from ovirt_he_ha.sim.clock import SECOND
+from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.expectation import Expectation
 from ovirt_he_ha.sim.faults import schedule
 from ovirt_he_ha.sim.invariants import Violation
@@ -19,29 +20,15 @@ LATEST = 2400.0  # seconds after the healing at which a world ends in any case
 HEAL = "heal"
 
 
-@dataclass
-class Coverage:
-    """What was seen, and how often."""
-
-    counts: Dict[str, "Counter[str]"] = field(default_factory=dict)
-
-    def count(self, table: str, name: str, times: int = 1) -> None:
-        self.counts.setdefault(table, Counter())[name] += times
-
-    def add(self, other: "Coverage") -> None:
-        for table, counter in other.counts.items():
-            self.counts.setdefault(table, Counter()).update(counter)
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """``violations``: (rule, host, whole line). ``virtual``: seconds."""
+    """``virtual``: seconds. ``seen``: what of the policy, as in :class:`Coverage`."""
 
     violations: Tuple[Violation, ...]
     virtual: float
     events: int
     digest: str
-    coverage: Coverage
+    seen: Mapping[Tuple[str, str], int]
 
     @property
     def signature(self) -> str:
@@ -54,10 +41,13 @@ class Outcome:
 
 def attempt(scenario: Scenario, complete: bool = False) -> Outcome:
     """Run it until a rule is broken, or the engine has been well for a while after the last fault. ``complete``: to its
-    length and not further, whatever happens."""
-    with laboratory():
+    length and not further, whatever happens, and nothing is ``seen``."""
+    covered = Coverage()
+    with laboratory(), nullcontext() if complete else covered.links():
         world = World(scenario.cluster, scenario.seed)
         world.progress.enabled = scenario.progress
+        if not complete:
+            covered.tweak(world)
         for fault in scenario.faults:
             schedule(world, fault)
         if complete:
@@ -65,8 +55,10 @@ def attempt(scenario: Scenario, complete: bool = False) -> Outcome:
         else:
             _run(world, scenario.length)
         _judge(world, scenario)
+        for kind, times in world.began.items():
+            covered.seen["fault", kind] = times
         return Outcome(
-            tuple(world.invariants.violations), world.now, world.timeline.events, _digest(world), _coverage(world)
+            tuple(world.invariants.violations), world.now, world.timeline.events, _digest(world), covered.seen
         )
 
 
@@ -112,24 +104,3 @@ def _digest(world: World) -> str:
         found.update(b"%d:" % slot + data)
     found.update(f"{world.timeline.events} {world.disk.owner}".encode())
     return found.hexdigest()[:16]
-
-
-def _coverage(world: World) -> Coverage:
-    found = Coverage()
-    for (before, after), times in world.transitions.items():
-        found.count("transition", f"{before or 'agent'} -> {after}", times)
-        found.count("state", after, times)
-    for (_, code), _ in world.reasons.items():
-        found.count("reason", code)
-    for _, _, order in world.orders:
-        found.count("action", order)
-    for name, times in world.began.items():
-        found.count("fault", name, times)
-    for name, times in world.kills.items():
-        found.count("fence", name, times)
-    return found
-
-
-def tables(coverage: Coverage) -> List[Tuple[str, Dict[str, Any]]]:
-    """In the order in which they are printed."""
-    return [(table, dict(sorted(counter.items()))) for table, counter in sorted(coverage.counts.items())]

@@ -72,7 +72,6 @@ class World:
         self.seen: Dict[int, object] = {}  # what expectations looked at in their moment
         self.transitions: Dict[Tuple[str, str], int] = {}
         self.began: Dict[str, int] = {}  # kinds of faults, once per host
-        self.kills: Dict[str, int] = {}  # fences that were decided, by reason
         self.decisions = 0
         self.flag_wanted: Optional[bool] = None  # what the operator last said of global maintenance
         self.last_decision: Dict[int, Decision] = {}
@@ -177,8 +176,6 @@ class World:
     def decided(self, host: Host, cycle: Cycle, decision: Decision) -> None:
         self.decisions += 1
         self.last_decision[host.number] = decision
-        if decision.fence is not None:
-            self.kills[decision.fence.reason] = self.kills.get(decision.fence.reason, 0) + 1
         for reason in decision.reasons:
             key, now = (host.number, reason.code), self.timeline.now
             self.reasons[key] = (self.reasons.get(key, (now, now))[0], now)
