@@ -139,9 +139,9 @@ MUTATIONS: Tuple[Mutation, ...] = (
     ),
     Mutation(
         "no-rank", "all hosts start at once", "core/starting.py",
-        "    if not before:\n        return\n    since = d.carried.startable_since\n",
-        "    if before is not None:\n        return\n    since = d.carried.startable_since\n",
-        by="mixed-network-loss-on-ours",
+        "    before = liveness.rank(sit.own_id, score, sit.view, last_resort)\n",
+        "    before = 0\n",
+        by="sixteen-hosts",
     ),
     Mutation(
         "no-back-off", "failed starts are repeated at once", "core/starting.py",
