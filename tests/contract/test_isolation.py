@@ -173,7 +173,7 @@ def test_s4_hung_storage_the_broker_answers_ages_and_recovers(machine):
     machine.view.set("hang")
     watch = Watch(machine, HANG, lambda: most.append(len(children(broker.pid))))
     watch.assert_prompt()
-    assert max(most) <= 2
+    assert max(most) <= 4  # two for the metadata, two for the lease's record
     ages = [snapshot.slots_age for snapshot in watch.snapshots]
     assert ages == sorted(ages)
     assert ages[-1] > 100
@@ -199,7 +199,7 @@ def test_s4_hung_storage_the_broker_answers_ages_and_recovers(machine):
     machine.link.put_stats(1, record(1, 3))
     machine.await_snapshot("read", lambda found: found.slots.get(1) == record(1, 3))
     assert list(children(broker.pid).values()).count("Z") == 0
-    assert len(children(broker.pid)) == 1
+    assert len(children(broker.pid)) <= 2  # one for the metadata, one for the lease
     assert descriptors(broker.pid) <= before + 2
     assert stop_in_time(broker) == 0
 
@@ -209,7 +209,7 @@ def test_s4_hung_storage_does_not_hold_up_the_stop_and_leaves_no_process(machine
     broker = ready(machine)
     machine.view.set("hang")
     machine.await_snapshot("noticed", lambda found: found.storage.state in ("overdue", "stuck"))
-    await_true(lambda: len(children(broker.pid)) == 2, "two processes hang")
+    await_true(lambda: len(children(broker.pid)) >= 2, "two processes hang")
     left = list(children(broker.pid))
     stop_in_time(broker)
     assert not machine.paths.broker_socket.exists()
@@ -261,7 +261,7 @@ def test_slow_and_failing_storage_is_named_and_bounded(machine):
     machine.await_snapshot("too slow is overdue", lambda found: found.storage.state in ("overdue", "stuck"))
     most = []
     Watch(machine, 4.0, lambda: most.append(len(children(broker.pid)))).assert_prompt()
-    assert max(most) <= 3  # two that were given up, and the one that tries
+    assert max(most) <= 6  # of metadata and lease each two that were given up, and the one that tries
     machine.view.set("ok")
     machine.await_snapshot("it is back", lambda found: found.storage.state == "ok")
     assert stop_in_time(broker) in (0, 2)
@@ -291,7 +291,8 @@ def test_s4_frozen_sanlock(machine):
     watch = Watch(machine, HANG)
     watch.assert_prompt()
     last = watch.snapshots[-1].leases
-    for reading in (last.lockspace, last.whiteboard, last.hosts, last.owner):
+    assert last.owner.known  # from the volume, which works
+    for reading in (last.lockspace, last.whiteboard, last.hosts):
         assert (reading.value, reading.unknown) == (None, "overdue")
     ages = [snapshot.leases.hosts.age for snapshot in watch.snapshots if snapshot.leases.hosts.unknown == "overdue"]
     assert ages == sorted(ages)
