@@ -1,14 +1,19 @@
 """Every verb, its options, its help: one table. Importing it costs nothing, so that ``--help`` and a typing error
-answer at once."""
+answer at once. The usage, the completion of both shells and the man page are made from it."""
 
-from typing import Dict, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Tuple
 
-FLAG = ""  # an option without a value; any other text is what its value is called in the help
+FLAG = ""  # an option without a value
 
 
 class Verb(NamedTuple):
-    """``module`` of this package and ``function`` in it; ``options`` maps a name to FLAG or to the name of its
-    value. ``words``: what the words without dashes are called in the help; empty: there are none."""
+    """``module`` of this package and ``function(Request) -> exit status`` in it.
+
+    ``options`` maps a name to FLAG or to what its value is called: ``file`` and ``directory`` are completed from the
+    disk, ``this|that`` from the words; in brackets (``[seconds]``) the value may be left out, and is given by ``=``
+    only. ``words``: the words without dashes, by name, ``...`` for any number; empty: there are none. ``summary``: one
+    line without a period; ``details``: whole lines, with the exit status where it is more than 0 and 1.
+    """
 
     module: str
     function: str
@@ -136,21 +141,34 @@ GONE: Dict[str, str] = {
 }
 
 
+def is_optional(kind: str) -> bool:
+    return kind.startswith("[")
+
+
+def choices(kind: str) -> Tuple[str, ...]:
+    """The words that a value may be, where they are few and known."""
+    return tuple(kind.strip("[]").split("|")) if "|" in kind else ()
+
+
+def spelled_option(option: str, kind: str) -> str:
+    if is_optional(kind):
+        return f"{option}[={kind[1:-1]}]"
+    return f"{option}={kind}" if kind else option
+
+
 def spelled(name: str, verb: Verb) -> str:
-    """The verb with its options, as in the usage."""
-    words = [name]
-    for option, value in verb.options.items():
-        words.append(f"[{option}={value}]" if value else f"[{option}]")
+    """The verb with its words and options, as in the usage."""
+    parts = [name]
     if verb.words:
-        words.append(f"[{verb.words}]")
-    return " ".join(words)
+        parts.append(f"[{verb.words}]" if verb.words.endswith("...") else verb.words)
+    parts += [f"[{spelled_option(option, kind)}]" for option, kind in verb.options.items()]
+    return " ".join(parts)
 
 
 def usage() -> str:
-    rows: Tuple[Tuple[str, str], ...] = tuple((spelled(name, verb), verb.summary) for name, verb in VERBS.items())
-    lines = ["Usage: hosted-engine COMMAND [OPTIONS]", "", "Commands:"]
-    for left, summary in rows:
-        lines += [f"  {left}", f"      {summary}"]
+    lines: List[str] = ["Usage: hosted-engine COMMAND [OPTIONS]", "", "Commands:"]
+    for name, verb in VERBS.items():
+        lines += [f"  {spelled(name, verb)}", f"      {verb.summary}"]
     lines += ["", "hosted-engine COMMAND --help says more about one of them."]
     return "\n".join(lines) + "\n"
 
