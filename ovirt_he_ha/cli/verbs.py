@@ -50,37 +50,52 @@ VERBS: Dict[str, Verb] = {
     "--set-maintenance": Verb(
         "maintenance",
         "set_maintenance",
-        {"--mode": "global|local|none", "--reason": "text"},
+        {"--mode": "global|local|none", "--reason": "text", "--wait": "[seconds]"},
         "enter or leave maintenance",
         "global  no host starts, stops or moves the engine VM\n"
         "local   this host gives the engine VM away and takes none; global maintenance stays as it is\n"
         "none    ends both, on this host and for the cluster\n"
         "--reason is kept with a local maintenance and shown to the other hosts.\n"
-        "Returns when the change is on disk: the global flag is read back from the shared volume.",
+        "Returns when the change is on disk: the global flag is read back from the shared volume, within 30 s.\n"
+        "--wait waits until it has come into effect: local, the VM has left this host (900 s unless told otherwise);\n"
+        "global and none, every live host says so (60 s).",
     ),
     "--vm-start": Verb(
         "vm",
         "start",
-        {"--vm-conf": "file"},
+        {"--vm-conf": "file", "--wait": "[seconds]"},
         "start the engine VM on this host",
         "Refused, with the owner's name, while another host holds or may hold the VM's lease.\n"
-        "--vm-conf uses another definition for this start; it is checked in the same way.",
+        "Returns when libvirt has made the VM, usually within 2 s, at most after 60.\n"
+        "--vm-conf uses another definition for this start; it is checked in the same way.\n"
+        "--wait waits until the engine answers with good health, 600 s unless told otherwise.",
     ),
     "--vm-shutdown": Verb(
         "vm",
         "shutdown",
-        {},
+        {"--wait": "[seconds]"},
         "ask the guest to shut down",
-        "Presses the power button and waits for the guest at most 120 s. Set global maintenance first if it "
-        "is to stay down.",
+        "Asks the guest's agent, and presses the power button where there is none (after 5 s, if it does not answer).\n"
+        "Set global maintenance first if the VM is to stay down.\n"
+        "--wait waits until the VM has ended, 120 s unless told otherwise.",
     ),
-    "--vm-poweroff": Verb("vm", "poweroff", {}, "power the engine VM off without asking the guest"),
+    "--vm-poweroff": Verb(
+        "vm",
+        "poweroff",
+        {"--wait": "[seconds]"},
+        "power the engine VM off without asking the guest",
+        "Done when no process of the VM is left; needs neither the broker nor libvirt.\n"
+        "--wait waits longer than 2 s for a process that hangs in its storage, 30 s unless told otherwise.",
+    ),
     "--vm-migrate": Verb(
         "vm",
         "migrate",
-        {"--host": "id"},
+        {"--host": "id", "--wait": "[seconds]"},
         "move the running engine VM from this host to another",
-        "Live migration: the guest goes on. Without --host the live host with the best score takes it.",
+        "Live migration: the guest goes on. Without --host the live host with the best score takes it.\n"
+        "Returns when the move has begun. It is aborted, and the VM stays, after 120 s and 1 s for each 32 MiB of its "
+        "memory.\n"
+        "--wait waits for its end; with a number of seconds, or Ctrl-C, it is aborted then.",
     ),
     "--clean-metadata": Verb(
         "storage",
