@@ -6,12 +6,12 @@ The engine reads exactly that size, so nothing else may be written. All five mem
 import os
 import time
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Dict, Mapping, Optional, Protocol, Union
 
 from ovirt_he_ha.storage.io_process import IoFailure, direct_read, direct_write
+from ovirt_he_ha.storage.tar import BLOCK, TarDamage, header, is_header, member, padded
 
 SIZE = 20480
-BLOCK = 512
 MEMBERS = ("version", "fhanswers.conf", "hosted-engine.conf", "broker.conf", "vm.conf")
 END = 2 * BLOCK  # two blocks of zeros end a tar archive
 CAPACITY = SIZE - END - len(MEMBERS) * BLOCK  # 16,896 bytes of content, each member rounded up to 512
@@ -146,7 +146,7 @@ def _located(path: PathLike, data: bytes) -> Dict[str, bytes]:
 def _refuse_foreign(path: PathLike, present: bytes) -> None:
     if present.count(0) == len(present):
         return
-    if not _is_header(present[:BLOCK]):
+    if not is_header(present[:BLOCK]):
         raise ArchiveError(
             "not-an-archive", "the volume holds something else: check conf_volume_UUID; nothing was written", str(path)
         )
@@ -165,7 +165,7 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
         raise ArchiveError(
             "member-missing", f"expected the members {', '.join(MEMBERS)}; missing {missing}, extra {extra}"
         )
-    needed = sum(_padded(len(content)) for content in members.values())
+    needed = sum(padded(len(content)) for content in members.values())
     if needed > CAPACITY:
         sizes = ", ".join(f"{name} {len(members[name])}" for name in MEMBERS)
         raise ArchiveError(
@@ -173,7 +173,7 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
             f"{needed} bytes of content in blocks of {BLOCK}, at most {CAPACITY} fit ({sizes}): shorten one",
         )
     parts = [
-        _header(name, len(members[name])) + members[name].ljust(_padded(len(members[name])), b"\0") for name in MEMBERS
+        header(name, len(members[name])) + members[name].ljust(padded(len(members[name])), b"\0") for name in MEMBERS
     ]
     return b"".join(parts).ljust(SIZE, b"\0")
 
@@ -186,72 +186,22 @@ def parse_archive(data: bytes) -> Dict[str, bytes]:
     found: Dict[str, bytes] = {}
     position = 0
     while position + BLOCK <= len(data):
-        header = data[position : position + BLOCK]
-        if header.count(0) == BLOCK:
+        block = data[position : position + BLOCK]
+        if block.count(0) == BLOCK:
             break
-        size = _size(header, position)
+        try:
+            name, size, is_file = member(block, position)
+        except TarDamage as damage:
+            raise ArchiveError("not-an-archive", str(damage)) from None
         content = data[position + BLOCK : position + BLOCK + size]
         if len(content) < size:
             raise ArchiveError("not-an-archive", f"the member at offset {position} is cut off")
-        if header[156:157] in (b"0", b"\0", b"7"):  # a file; what other types describe is not needed here
-            found[_name(header)] = content
-        position += BLOCK + _padded(size)
+        if is_file:
+            found[name] = content
+        position += BLOCK + padded(size)
     missing = [name for name in MEMBERS if name not in found]
     if missing:
         raise ArchiveError(
             "member-missing", f"without {', '.join(missing)}: write it again from a host that has a copy"
         )
     return found
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _header(name: str, size: int) -> bytes:
-    fields: List[Tuple[int, bytes]] = [
-        (0, name.encode("ascii")),
-        (100, b"0000644\0"),
-        (108, b"0000000\0"),
-        (116, b"0000000\0"),
-        (124, b"%011o\0" % size),
-        (136, b"%011o\0" % 0),
-        (148, b" " * 8),
-        (156, b"0"),
-        (257, b"ustar\00000"),
-        (329, b"0000000\0"),
-        (337, b"0000000\0"),
-    ]
-    header = bytearray(BLOCK)
-    for offset, value in fields:
-        header[offset : offset + len(value)] = value
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-def _octal(field: bytes) -> Optional[int]:
-    """None: not a number in tar's notation."""
-    digits = field.strip(b" \0")
-    if not digits:
-        return 0
-    if any(digit not in b"01234567" for digit in digits):
-        return None
-    return int(digits, 8)
-
-
-def _is_header(header: bytes) -> bool:
-    """The checksum counts its own field as spaces."""
-    stated = _octal(header[148:156])
-    return len(header) == BLOCK and stated == sum(header) - sum(header[148:156]) + 8 * 32
-
-
-def _size(header: bytes, position: int) -> int:
-    size = _octal(header[124:136])
-    if not _is_header(header) or size is None:
-        raise ArchiveError("not-an-archive", f"no member begins at offset {position}, where one should")
-    return size
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0].decode("ascii", "replace")
-    return name[2:] if name.startswith("./") else name
