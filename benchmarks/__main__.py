@@ -53,7 +53,12 @@ def _volume() -> List[Figure]:
 
 def _idle() -> List[Figure]:
     with running(3) as host:
-        return [*idle.figures(host), *status.figures(host)]
+        return [*idle.figures(host), *status.figures(host, 3)]
+
+
+def _status() -> List[Figure]:
+    with running(250) as host:
+        return status.figures(host, 250)
 
 
 def _scale() -> List[Figure]:
@@ -69,6 +74,7 @@ GROUPS: Dict[str, Callable[[], List[Figure]]] = {
     "cycle": cycle.figures,
     "volume": _volume,
     "idle": _idle,
+    "status": _status,
     "scale": _scale,
 }
 

@@ -225,17 +225,36 @@ def _roff(text: str) -> str:
     return "\\&" + escaped if escaped[:1] in (".", "'") else escaped
 
 
-PLACES: Dict[str, Callable[[], str]] = {
-    "etc/completion/hosted-engine": bash,
-    "etc/completion/_hosted-engine": zsh,
-    "docs/man/hosted-engine.8": man,
+# --- README ------------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- commands: made from the table of verbs -->\n", "<!-- end of commands -->\n"
+
+
+def readme(text: str) -> str:
+    """``text`` with the table between its two marks made anew. Raises ValueError where they are not."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    rows = ["| command | what it does |", "|---|---|"]
+    for name, verb in VERBS.items():
+        spelling = spelled(name, verb).replace("|", "\\|")
+        rows.append(f"| `{spelling}` | {verb.summary} |")
+    return before + BEGIN + "\n".join(rows) + "\n" + END + after
+
+
+# Place -> what stands there, made from what stood there.
+PLACES: Dict[str, Callable[[str], str]] = {
+    "etc/completion/hosted-engine": lambda _text: bash(),
+    "etc/completion/_hosted-engine": lambda _text: zsh(),
+    "docs/man/hosted-engine.8": lambda _text: man(),
+    "README.md": readme,
 }
 
 
 def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     for place, made in PLACES.items():
-        (root / place).write_text(made(), encoding="ascii")
+        path = root / place
+        path.write_text(made(path.read_text(encoding="utf-8") if path.exists() else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ VERBS: Dict[str, Verb] = {
     "--vm-status": Verb(
         "status",
         "vm_status",
-        {"--json": FLAG},
+        {"--json": FLAG, "--table": FLAG, "--watch": FLAG, "--stream": FLAG},
         "show all hosts and the engine VM as the cluster sees them",
+        "Asks the broker; where it does not answer within a second, reads the volume and asks sanlock directly.\n"
+        "--table shows one line per host, this one with a star; --watch keeps it on the screen and draws it again\n"
+        "when something has changed; --stream prints what --json does, one line at once and one for each change.\n"
         "--json prints one object on one line: hosts by id, and global_maintenance. On an error it is\n"
         '{"error": {"code": ..., "message": ...}}.\n'
         "Exit status: 0; 1 no host has published, or an error; 2 a deployment was left half done.",

@@ -230,7 +230,7 @@ def test_an_unfinished_deployment(host: World) -> None:
 
 
 def test_a_defect_of_ours_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovirt_he_ha.cli.status.read_hosts", lambda *_: 1 / 0)
+    monkeypatch.setattr("ovirt_he_ha.cli.sources.read_hosts", lambda *_: 1 / 0)
     ran = run("--vm-status", "--json")
     assert ran.status == 1 and ran.json["error"]["code"] == "internal"
     assert run("--vm-status").err.count("\n") == 1
