@@ -39,6 +39,7 @@ from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import Carried, Fence, HostLease, LeaseId, LeaseOwner, Reading
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import BindingMissing, Connection
+from ovirt_he_ha.hypervisor.custom_definition import load_custom
 from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
@@ -86,6 +87,8 @@ class Agent:
             clock=clock,
             on_change=self._wake.set,
             rest=self._storage.rest,
+            ovfs=self._storage.ovfs,
+            custom=lambda: load_custom(agent_conf),
         )
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)

@@ -31,7 +31,15 @@ from ovirt_he_ha.core.model import (
 )
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import Connection
-from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, check, engine_xml, parse_vm_conf
+from ovirt_he_ha.hypervisor.custom_definition import CustomRefused, check_elements, load_custom
+from ovirt_he_ha.hypervisor.definition import (
+    DefinitionRefused,
+    VmConfError,
+    check,
+    engine_xml,
+    parse_vm_conf,
+    parse_xml,
+)
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.storage.local import LocalDomain
 
@@ -89,7 +97,7 @@ def start(request: Request) -> int:
     host = Host()
     given = request.value("--vm-conf")
     path = Path(given) if given is not None else fetched_vm_conf(host.paths, host.conf)
-    xml = _definition(host, path)
+    xml = _definition(host, path, by_hand=given is not None)
     snapshot, hosts = host.look()
     _refuse_running(host, snapshot)
     found = guard.objections(snapshot, hosts, host.conf.host_id, host.lease, host.agent_conf.allow_unfenced)
@@ -127,14 +135,18 @@ def _healthy() -> Condition:
     return condition
 
 
-def _definition(host: Host, path: Path) -> str:
+def _definition(host: Host, path: Path, by_hand: bool) -> str:
     try:
         text = path.read_text(encoding="utf-8")
-        xml = engine_xml(parse_vm_conf(text), host.lease)
+        custom = load_custom(host.agent_conf)
+        conf = parse_vm_conf(text)
+        if by_hand and conf.xml:
+            check_elements(parse_xml(conf.xml), custom.allowed, "xmlBase64")
+        xml = engine_xml(conf, host.lease, custom=custom)
         check(xml, host.lease, host.conf.vmid)
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error
-    except (DefinitionRefused, VmConfError) as error:
+    except (DefinitionRefused, VmConfError, CustomRefused) as error:
         raise Refusal("definition", f"{path}: {error}") from error
     return xml
 

@@ -111,6 +111,8 @@ class AgentConf:
     health_url: str = ""
     health_ca_file: str = ""
     recorder_kib: int = 2048
+    extra_xml: str = ""
+    allowed_elements: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

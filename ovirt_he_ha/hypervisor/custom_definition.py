@@ -8,6 +8,8 @@ agent.conf. What guards the VM cannot be changed by either.
 from dataclasses import dataclass
 from typing import FrozenSet, List, Tuple
 
+from ovirt_he_ha.config.files import AgentConf
+from ovirt_he_ha.config.text import read_text
 from ovirt_he_ha.hypervisor.xml_document import Element, XmlProblem, document, local_name
 
 # Top elements whose children are elements of their own: ``devices/rng``, ``os/loader``.
@@ -52,6 +54,12 @@ class Custom:
     allowed: FrozenSet[str] = frozenset()
     extra: str = ""
     source: str = ""
+
+
+def load_custom(conf: AgentConf) -> Custom:
+    """As this host's agent.conf says. Raises ConfigError if the file that it names cannot be read."""
+    extra = read_text(conf.extra_xml) if conf.extra_xml else ""
+    return Custom(frozenset(conf.allowed_elements), extra, conf.extra_xml)
 
 
 def check_elements(root: Element, allowed: FrozenSet[str], source: str) -> None:
