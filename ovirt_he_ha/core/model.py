@@ -233,7 +233,8 @@ class LeaseFacts:
     ``lockspace`` is the storage domain's (sdUUID), ``whiteboard`` is ``hosted-engine``. ``hosts`` maps id -> flag
     from the storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog``
     in seconds. ``reset_within``: seconds within which the watchdog resets this host, because its sanlock died with the
-    lockspace; None: no reset is expected.
+    lockspace; None: no reset is expected. ``owner_silent``: seconds since sanlock saw the host of the lease's owner
+    renew its id, once it is late with that; None: it is not late, or not known. For countdowns only.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -245,6 +246,7 @@ class LeaseFacts:
     watchdog: int = 60
     watchdog_armed: Optional[bool] = None
     reset_within: Optional[float] = None
+    owner_silent: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _record(sit: Situation, d: Draft, card: ScoreCard) -> Record:
 def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     """In the order of importance: what does not fit is cut from the end, ``why.`` first."""
     host = sit.snapshot.host
-    lines = [("state", d.state.value), *_timeout(sit, d)]
+    lines = [("state", d.state.value), *_timeout(sit, d), *_since(sit, d)]
     lines += [("phase", d.phase), ("problem", ",".join(d.problems))]
     if d.maintenance_state:
         lines += [("maintenance_state", d.maintenance_state), ("maintenance_reason", host.maintenance_reason)]
@@ -125,6 +125,13 @@ def _timeout(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
     """The moment that ends the present state, in monotonic seconds; the encoder writes it as a date."""
     at = next((c.at for c in d.countdowns if c.event in _TIMEOUTS), None)
     return [] if at is None else [("timeout", f"{at:.0f}")]
+
+
+def _since(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
+    """Since when this host is in its state, and the copy here runs: monotonic seconds, like the slot's timestamp."""
+    uptime = sit.facts.uptime if sit.facts is not None and sit.vm_here else None
+    began = "" if uptime is None else f"{max(0.0, sit.seen_at() - uptime):.0f}"
+    return [("since", f"{d.carried.entered_at:.0f}"), ("up.since", began)]
 
 
 def _guard(sit: Situation) -> List[Tuple[str, str]]:
@@ -180,6 +187,13 @@ def _say_host(sit: Situation, d: Draft) -> None:
         d.problem("lease-mismatch", host=peer.host_id, theirs=theirs, ours=lease_text(host.lease))
     if host.definition_problem:
         d.problem("definition", problem=host.definition_problem)
+    _say_storage(sit, d)
+
+
+def _say_storage(sit: Situation, d: Draft) -> None:
+    if sit.snapshot.leases.reset_within is not None:
+        d.problem("reset-pending")
+        d.ahead("reset-pending", sit.now + sit.snapshot.leases.reset_within)
     if sit.snapshot.storage_problem:
         d.problem("storage", problem=sit.snapshot.storage_problem)
     if sit.snapshot.overwritten:

@@ -48,6 +48,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "start": "Starting the VM: the lease is {lease}",
         "starting": "The VM was started, waiting until its health is good",
         "start-running": "The start is under way",
+        "action-running": "The order to {action} of {seconds} s ago has not returned: no other action meanwhile",
         "start-failed": "The last start failed: {detail}",
         "start-refused": "The last start was refused: {detail}",
         "start-overdue": "The last start did not return in time: {detail}",
@@ -109,12 +110,15 @@ REASONS: Mapping[str, str] = MappingProxyType(
 
 COUNTDOWNS: Mapping[str, str] = MappingProxyType(
     {
+        "reinitialize": "this host has looked at everything anew",
         "baseline": "every known host is established",
         "rank": "this host's turn to start",
         "reset-pending": "the watchdog has reset this host, or will not",
         "last-resort": "start at score 0 as the last resort",
         "lease": "the owner's lease can be dead",
         "start-backoff": "next start",
+        "retries-forgotten": "failed starts are forgotten, and this host counts again",
+        "action-deadline": "the action under way is given up",
         "lost-race": "next look at the lease",
         "restart": "restart on this host",
         "hand-over-end": "this host counts again",
@@ -122,6 +126,7 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
         "grace": "the started VM must have appeared",
         "starting-limit": "the VM is stopped unless it is healthy",
         "hung": "the VM counts as hung",
+        "hung-signal": "the VM counts as hung if it makes no progress or its guest agent is dead as well",
         "better-peer": "move to the better host",
         "move-budget": "the next move is allowed",
         "hung-budget": "the next restart of a hung VM is allowed",
@@ -167,7 +172,12 @@ def describe(why: Reason) -> str:
     template = REASONS.get(why.code)
     if template is None:
         return " ".join([why.code, *(f"{key}={value}" for key, value in why.values.items())])
-    return template.format_map(_Values(why.values))
+    return filled(template, why.values)
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """The text with its ``{name}`` filled in; a value that is not there shows as "?"."""
+    return template.format_map(_Values(values))
 
 
 def describe_countdown(what: Countdown, now: float) -> str:
