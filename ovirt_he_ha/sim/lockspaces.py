@@ -51,7 +51,7 @@ class SanlockBinding:
     def get_hosts(self, lockspace: bytes) -> List[Dict[str, Any]]:
         daemon = self._ask("get_hosts")
         space = daemon.spaces.get(lockspace.decode())
-        if space is None or not space.held:
+        if space is None or not (space.held or space.failed):
             raise SanlockCode(errno.ENOENT, "get_hosts", "No such file or directory")
         if self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
             raise SanlockCode(errno.EAGAIN, "get_hosts", "Resource temporarily unavailable")
@@ -65,6 +65,7 @@ class SanlockBinding:
                 "flags": _FLAGS[daemon.flag(space, host_id)],
             }
             for host_id, seen in sorted((space.seen or {}).items())
+            if seen[0]  # an id that nobody has is not listed
         ]
 
     def read_resource_owners(
@@ -91,7 +92,7 @@ class SanlockBinding:
 
 
 def _listed(space: Space) -> Dict[str, Any]:
-    flags = 2 if space.leaving else (0 if space.held else 1)
+    flags = 2 if space.leaving and not space.failed else (0 if space.held or space.failed else 1)
     return {"lockspace": space.name.encode(), "host_id": space.host_id, "path": space.path, "flags": flags}
 
 
@@ -107,9 +108,9 @@ def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[]
             raise NoStatus("overdue", "/run/sanlock", f"no answer within {DEADLINE:g} s")
         now = timeline.now // SECOND
         spaces = {
+            # One that is being joined is there, too: never renewed.
             space.name: StatusSpace(space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND))
             for space in found.spaces.values()
-            if space.held or space.leaving
         }
         held = tuple((lease.lockspace, lease.key, pid) for pid in sorted(found.held))
         return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held, f"{found.started}")
