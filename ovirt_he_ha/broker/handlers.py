@@ -155,16 +155,18 @@ class Handlers:
             outcome = fault.code.name.lower()
             raise
         finally:
-            log.log(
-                logging.DEBUG if method in _ROUTINE and outcome == "ok" else logging.INFO,
-                "%s%s by uid %d, process %d: %s",
-                method,
-                shown(args),
-                caller.uid,
-                caller.pid,
-                outcome,
-                extra={"HE_UID": caller.uid, "HE_METHOD": method, "HE_OUTCOME": outcome},
-            )
+            level = logging.DEBUG if method in _ROUTINE and outcome == "ok" else logging.INFO
+            if log.isEnabledFor(level):
+                log.log(
+                    level,
+                    "%s%s by uid %d, process %d: %s",
+                    method,
+                    shown(args),
+                    caller.uid,
+                    caller.pid,
+                    outcome,
+                    extra={"HE_UID": caller.uid, "HE_METHOD": method, "HE_OUTCOME": outcome},
+                )
 
     # --- slots ----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ merely asked to write.
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Callable, Collection, Dict, FrozenSet, Iterable, Mapping, Optional, Tuple
+from typing import Callable, Collection, Dict, FrozenSet, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.own_slot import OwnSlot
@@ -155,8 +155,8 @@ class Whiteboard:
     def _read(self, now: float) -> None:
         full = not self._scanned or now >= self._scan_due
         self._doubtful |= full
-        wanted: Iterable[int] = range(SLOT_COUNT) if full else self._interesting()
-        found = self._read_slots(wanted)
+        wanted: Collection[int] = range(SLOT_COUNT) if full else self._interesting()
+        found = self._read_slots(wanted, self._interesting() if full else wanted)
         if full:
             self._used = frozenset(slot_id for slot_id, (_, data) in found.items() if data[:1] != b"\0")
             self._scanned = True
@@ -168,17 +168,18 @@ class Whiteboard:
         known = {slot_id for slot_id in self._listed if 0 <= slot_id <= MAX_HOST_ID}
         return frozenset(known | self._used | {self.host_id, GLOBAL_SLOT})
 
-    def _read_slots(self, ids: Iterable[int]) -> Dict[int, Tuple[int, bytes]]:
-        """Each slot with the order number of the transfer it came from. Raises StorageError."""
+    def _read_slots(self, wanted: Collection[int], blank: Collection[int]) -> Dict[int, Tuple[int, bytes]]:
+        """Each slot with the order number of the transfer it came from; of those that begin with NUL only ``blank``.
+        Raises StorageError."""
         found: Dict[int, Tuple[int, bytes]] = {}
-        wanted = set(ids)
         for first, count in runs(wanted):
             order, data = self._transfer(first, count)
-            for index in range(count):
-                if first + index in wanted:
+            for slot_id in range(first, first + count):
+                at = (slot_id - first) * SLOT_SIZE
+                if slot_id in blank or (slot_id in wanted and data[at]):
                     # sliced before anything is decoded: a bad slot is one bad host
-                    found[first + index] = (order, data[index * SLOT_SIZE : (index + 1) * SLOT_SIZE])
-        self._metrics.add("storage.slots_read", len(found))
+                    found[slot_id] = (order, data[at : at + SLOT_SIZE])
+        self._metrics.add("storage.slots_read", len(wanted))
         return found
 
     def _transfer(self, first: int, count: int) -> Tuple[int, bytes]:

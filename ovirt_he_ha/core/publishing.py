@@ -4,7 +4,8 @@ Rules that other implementations depend on: a VM that is not unknown or down has
 `unknown` (an upstream peer dies of it); the maintenance flag is set only once the VM has left.
 """
 
-from typing import List, Mapping, Optional, Tuple
+from functools import lru_cache
+from typing import List, Optional, Tuple
 
 from ovirt_he_ha.core import notes, reasons
 from ovirt_he_ha.core.draft import Draft
@@ -114,7 +115,7 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
     generation = sit.snapshot.leases.own_generation
     lines += [("gen", "" if generation is None else str(generation)), ("version", host.version)]
-    lines += [(f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(_bounds(sit).items())]
+    lines += _bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
     lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
     lines += [("score.zero", card.zero_reason)]
     lines += reasons.published(d.reasons, d.countdowns, sit.now)
@@ -154,8 +155,10 @@ def _memory(sit: Situation) -> str:
     return "" if free is None else str(max(0, free))
 
 
-def _bounds(sit: Situation) -> Mapping[str, float]:
-    return announced_bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
+@lru_cache(maxsize=4)  # the timeouts are the cluster's
+def _bounds(io_timeout: int, watchdog: int) -> Tuple[Tuple[str, str], ...]:
+    bounds = announced_bounds(io_timeout, watchdog)
+    return tuple((f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(bounds.items()))
 
 
 def _line(text: str) -> str:

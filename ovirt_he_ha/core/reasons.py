@@ -4,6 +4,7 @@ A code is data (published, compared, tested); the sentence is for people and may
 of a slot as ``why.N=`` and ``why.next.N=``, so that any host can explain what another one waits for.
 """
 
+import re
 from types import MappingProxyType
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 from urllib.parse import quote, unquote
@@ -143,6 +144,8 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
 WHY = "why."
 NEXT = "why.next."
 _LONGEST_VALUE = 80
+_SAFE = " ,:/()+"
+_PLAIN = re.compile(r"[A-Za-z0-9_.~ ,:/()+-]*")  # what is not quoted
 # Enough for a reader, small enough for the 3,584 bytes that all the free text shares.
 _MOST_PUBLISHED = 12
 
@@ -235,7 +238,8 @@ def from_record(record: Record, now: float) -> Tuple[Tuple[Reason, ...], Tuple[C
 
 
 def _quoted(text: str) -> str:
-    return quote(text[:_LONGEST_VALUE], safe=" ,:/()+", errors="replace")
+    short = text[:_LONGEST_VALUE]
+    return short if _PLAIN.fullmatch(short) else quote(short, safe=_SAFE, errors="replace")
 
 
 def _pairs(values: Mapping[str, str]) -> List[str]:

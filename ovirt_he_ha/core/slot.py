@@ -328,10 +328,15 @@ def _check(record: Record) -> None:
         if not 0 <= number <= _LARGEST[name]:
             raise SlotError(name, number, f"0 to {_LARGEST[name]}")
     for key, _ in record.extra:
-        if key in _DERIVED or not _KEY.fullmatch(key):
+        if not _is_ours(key):
             raise SlotError(
                 "key of the free text", key, "letters, digits, '.', '_' and '-', and none of the host line's"
             )
+
+
+@lru_cache(maxsize=256)  # there are some fifty
+def _is_ours(key: str) -> bool:
+    return key not in _DERIVED and _KEY.fullmatch(key) is not None
 
 
 def _fitting_line(record: Record) -> bytes:
@@ -375,12 +380,13 @@ def encode_engine(status: Optional[EngineStatus], reason: Optional[str] = None) 
     health = status.health
     if status.vm is Vm.UP and health is Health.UNKNOWN:
         health = Health.BAD
-    words = {
-        "vm": status.vm.value,
-        "health": health.value,
-        "detail": _printable(status.detail[:_WORD_LENGTH]).replace("|", "?"),
-    }
     why = status.reason if reason is None else reason
+    return _engine_text(status.vm.value, health.value, status.detail[:_WORD_LENGTH], why)
+
+
+@lru_cache(maxsize=32)  # a host says the same for hours
+def _engine_text(vm: str, health: str, detail: str, why: str) -> str:
+    words = {"vm": vm, "health": health, "detail": _printable(detail).replace("|", "?")}
     if why:
         words["reason"] = _field(why)
     return json.dumps(words)
@@ -392,7 +398,7 @@ def _field(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return _UNSAFE.sub("?", text)
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub("?", text)
 
 
 def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:

@@ -78,6 +78,7 @@ class Copy:
         self.ended_by = ""
         self.dying = False
         self.lease = (0, 0)
+        self._process: Optional[EngineProcess] = None
 
     @property
     def host(self) -> int:
@@ -89,7 +90,10 @@ class Copy:
 
     @property
     def process(self) -> EngineProcess:
-        return EngineProcess(self.pid, self.born // 10_000_000, self.incoming)
+        found, ticks = self._process, self.born // 10_000_000
+        if found is None or found.start_ticks != ticks or found.incoming != self.incoming:
+            found = self._process = EngineProcess(self.pid, ticks, self.incoming)
+        return found
 
     def set_cpus(self, cpus: str, reason: str = "") -> None:
         before, self.cpus, self.pause_reason = self.cpus, cpus, reason
@@ -144,8 +148,9 @@ class Libvirt:
         return "overdue" if self.frozen else ""
 
     def processes(self) -> List[Copy]:
-        found = [each for each in self.strays if each.alive]
-        return [self.domain, *found] if self.domain is not None and self.domain.alive else found
+        found = [each for each in self.strays if each.cpus != Cpus.GONE] if self.strays else []
+        domain = self.domain
+        return [domain, *found] if domain is not None and domain.cpus != Cpus.GONE else found
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self.timeline.after(seconds, action, self.site.scope)

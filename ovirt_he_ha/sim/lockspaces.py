@@ -2,13 +2,14 @@
 threads."""
 
 import errno
-from typing import Any, Callable, Dict, List, Optional, Type
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
-from ovirt_he_ha.core.model import HostLease, LeaseId
+from ovirt_he_ha.core.model import HostLease, LeaseId, LockspaceState
 from ovirt_he_ha.lease.binding import Disks
 from ovirt_he_ha.lease.daemon_status import DEADLINE, DaemonStatus, NoStatus
 from ovirt_he_ha.lease.daemon_status import Space as StatusSpace
-from ovirt_he_ha.lease.lockspace import SanlockLockspaces
+from ovirt_he_ha.lease.lockspace import SanlockLockspaces, _state
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership
 from ovirt_he_ha.sim.clock import SECOND, Beat, HostClock, Scope, Timeline, ns
@@ -167,12 +168,17 @@ class EventLoop(Loop):
             return (hang.until - self._timeline.now) / SECOND
         if self._joining():
             return None  # the step goes on; LaterMembership ends it
-        self.ended()
+        self._finished = self._clock.monotonic()
+        self._since = None
         return None if self._dormant() else self._world_seconds(self._interval())
 
     def ended(self) -> None:
         self._finished = self._clock.monotonic()
         self._since = None
+
+    @property
+    def now(self) -> int:
+        return self._timeline.now
 
 
 class LaterMembership(Membership):
@@ -180,6 +186,21 @@ class LaterMembership(Membership):
 
     daemon: Daemon
     loop: EventLoop
+    _calm: Tuple[object, ...] = ()  # what was so when a step last found it held
+
+    def step(self) -> None:
+        """The product's. One that would see what the last one saw, and say it again, is left out."""
+        daemon = self.daemon()
+        space = None if daemon is None else daemon.spaces.get(self.name)
+        if daemon is None or space is None or space.leaving or daemon.hung_until > self.loop.now:
+            super().step()
+            return
+        seen = (space, space.held, space.path, space.host_id, self._target, self._ours, self._status)
+        if seen == self._calm:
+            return
+        super().step()
+        held = self._status.state is LockspaceState.HELD and self.daemon() is daemon
+        self._calm = (*seen[:-2], self._ours, self._status) if held else ()
 
     def _join(self, target: int) -> None:
         if not self.begin_join(target):
@@ -211,6 +232,8 @@ class LaterMembership(Membership):
 class EventLockspaces(SanlockLockspaces):
     """``facts`` and everything behind it is the product's; only time, threads and the daemon are not."""
 
+    _said: Optional[Tuple[object, ...]] = None  # of the hosts, when they were last looked at
+
     def __init__(
         self,
         lease: LeaseId,
@@ -240,6 +263,36 @@ class EventLockspaces(SanlockLockspaces):
         clock = self._clock
         assert isinstance(clock, HostClock)
         return EventLoop(name, step, clock, self._timeline, self._scope, self._interval, limit)
+
+    def _look_at_hosts(self) -> None:
+        """The product's. What sanlock would answer as it did the last time is not taken to pieces again."""
+        said = self._said_of_hosts()
+        measured = self._hosts
+        if said is None or said != self._said or measured.value is None or self._asked != self._own_generation:
+            self._said = said
+            super()._look_at_hosts()
+            return
+        self._hosts = replace(measured, at=self._clock.monotonic())
+
+    def _said_of_hosts(self) -> Optional[Tuple[object, ...]]:
+        daemon = self._daemon()
+        if daemon is None or daemon.hung_until > self._timeline.now:
+            return None
+        space = daemon.spaces.get(self._lease.lockspace)
+        if space is None or not space.held or self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
+            return None
+        leases = daemon.disk.space(space.name)
+        found: List[object] = [space, self._host_id]
+        for host_id in space.seen or ():
+            lease = leases.get(host_id)
+            if lease is None:
+                return None
+            found += (host_id, lease.generation, daemon.flag(space, host_id))
+        return tuple(found)
+
+    def domain_state(self) -> Optional[LockspaceState]:
+        """As ``facts().lockspace.value``."""
+        return _state(self._domain, self._domain_loop).value
 
     def leave(self, deadline: float) -> None:
         for each in (self._domain, self._whiteboard):

@@ -49,10 +49,8 @@ class LeaseDisk:
         self.ids: Dict[str, Dict[int, DeltaLease]] = {}
         self.owner = LeaseOwner(0)
         self.on_owner: Callable[[LeaseOwner, LeaseOwner], None] = lambda before, after: None
-
-    @property
-    def dead_after(self) -> int:
-        return ns(8 * self.io_timeout + self.watchdog)
+        self.fail_after = ns(8 * io_timeout)
+        self.dead_after = ns(8 * io_timeout + watchdog)
 
     def space(self, name: str) -> Dict[int, DeltaLease]:
         return self.ids.setdefault(name, {})
@@ -342,7 +340,7 @@ class Sanlock:
     # --- hosts -------------------------------------------------------------------------------------------------------
 
     def flag(self, space: Space, host_id: int) -> HostLease:
-        lease = (space.seen or {}).get(host_id)
+        lease = space.seen.get(host_id) if space.seen else None
         if lease is None:
             return HostLease.UNKNOWN
         renewed, seen_at = lease
@@ -353,7 +351,7 @@ class Sanlock:
         silent = self.timeline.now - seen_at
         if silent > self.disk.dead_after:
             return HostLease.DEAD
-        if silent > ns(8 * self.io):
+        if silent > self.disk.fail_after:
             return HostLease.FAIL
         # Until a change was seen, nobody knows whether that renewal is of today.
         return HostLease.UNKNOWN if seen_at <= space.joined_at else HostLease.LIVE

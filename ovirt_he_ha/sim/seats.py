@@ -155,7 +155,7 @@ class BrokerSeat:
             ask_watchdog=lambda: tie(status),
             reset_watch=body.reset_watch,
         )
-        lost = lambda: self.lockspaces.facts().lockspace.value in _LOST  # noqa: E731
+        lost = lambda: self.lockspaces.domain_state() in _LOST  # noqa: E731
         self.watch = SimWatch(body.libvirt, clock, timeline, self.scope, lost, body.mail)
         self.probes = SimProbes(
             self.watch,

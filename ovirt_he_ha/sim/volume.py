@@ -104,13 +104,15 @@ class SlotBytes(bytes):
     def __len__(self) -> int:
         return len(self.parts) * SLOT_SIZE
 
-    def __getitem__(self, key: object) -> bytes:  # type: ignore[override]
-        if isinstance(key, slice) and key.step is None and isinstance(key.start, int) and isinstance(key.stop, int):
-            first, rest = divmod(key.start, SLOT_SIZE)
-            if rest == 0 and key.stop - key.start == SLOT_SIZE and 0 <= first < len(self.parts):
-                return self.parts[first]
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice) and key.step is None:
+            first, last = key.start, key.stop
+            if first is not None and last == first + SLOT_SIZE and 0 <= first < len(self) and not first % SLOT_SIZE:
+                return self.parts[first // SLOT_SIZE]
+        elif type(key) is int:
+            return self.parts[key // SLOT_SIZE][key % SLOT_SIZE]
         whole: Any = b"".join(self.parts)
-        return whole[key]  # type: ignore[no-any-return]
+        return whole[key]
 
 
 class Door(BlockIO):
