@@ -270,11 +270,14 @@ def _whole(text: str) -> str:
 
 def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
     content, _, padding = free_text.partition(b"\0")
-    found = map(_pair, content.decode("utf-8", "replace").split("\n"))
-    pairs = [pair for pair in found if pair is not None]
+    body = _whole_text(content)
+    # The checksum's line, new in every slot, says nothing more once it is right.
+    text = body if body is not None and body.endswith(b"\n") else content
+    lines = text.decode("utf-8", "replace").split("\n")
+    pairs = tuple(filter(None, map(_pair, lines)))
     if content.translate(None, _PLAIN):  # one look at all of it: ours and oVirt's have nothing else
-        pairs = [(_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs]
-    return tuple(pairs), _NULS.startswith(padding) and _text_is_whole(content)
+        pairs = tuple((_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs)
+    return pairs, body is not None and _NULS.startswith(padding)
 
 
 @lru_cache(maxsize=2048)  # lines; most are what the same host, or every host, wrote in the cycle before
@@ -284,10 +287,11 @@ def _pair(line: str) -> Optional[Tuple[str, str]]:
     return (key, value) if key and equals and key not in _DERIVED else None
 
 
-def _text_is_whole(content: bytes) -> bool:
+def _whole_text(content: bytes) -> Optional[bytes]:
+    """What stands before our checksum; None where there is none, or not the right one."""
     body, line = content[:-13], content[-13:]
     match = _OWN_CRC.fullmatch(line)
-    return match is not None and match.group(1) == b"%08x" % crc32(body)
+    return body if match is not None and match.group(1) == b"%08x" % crc32(body) else None
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
