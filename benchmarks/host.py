@@ -15,8 +15,9 @@ import uuid
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from benchmarks import peers
+from benchmarks import installed, peers
 from benchmarks.definition import members
+from benchmarks.installed import unit_environment
 from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -26,7 +27,6 @@ from ovirt_he_ha.storage.archive import write_archive
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
 
-ROOT = Path(__file__).resolve().parents[1]
 _FORMAT = """
 import sys
 from ovirt_he_ha.core.model import LeaseId
@@ -36,16 +36,6 @@ write_lockspace(domain, ids)
 write_lockspace("hosted-engine", whiteboard)
 write_resource(LeaseId(domain, key, path, 0))
 """
-
-
-def unit_environment(daemon: str) -> Dict[str, str]:
-    """What systemd's unit sets for ``agent`` or ``broker``; nothing for others."""
-    unit = ROOT / "systemd" / f"ovirt-ha-{daemon}.service"
-    if not unit.exists():
-        return {}
-    lines = [line for line in unit.read_text().splitlines() if line.startswith("Environment=")]
-    words = [word for line in lines for word in line.partition("=")[2].split()]
-    return dict(word.split("=", 1) for word in words)
 
 
 class Host:
@@ -58,7 +48,7 @@ class Host:
         self.run_dir = self.root / "sanlock"
         self.env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            **installed.environment(),
             "OVIRT_HE_ROOT": str(self.paths.root),
             "SANLOCK_RUN_DIR": str(self.run_dir),
             "SANLOCK_PRIVILEGED": "0",
@@ -116,7 +106,9 @@ class Host:
         return self.pid("broker")
 
     def start_agent(self) -> int:
+        """Its process id; returns when it has read the VM's definition."""
         self._spawn("agent", [sys.executable, "-m", "ovirt_he_ha.agent.service"])
+        _await(self.paths.vm_conf.exists, "the VM's definition", 30.0)
         return self.pid("agent")
 
     def await_held(self) -> BrokerSnapshot:
@@ -141,7 +133,7 @@ class Host:
     def _spawn(self, name: str, command: List[str]) -> None:
         env = {**self.env, **unit_environment(name)}
         with (self.root / f"{name}.log").open("wb") as out:
-            self._processes[name] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
+            self._processes[name] = subprocess.Popen(command, cwd=installed.tree(), env=env, stdout=out, stderr=out)
 
     # --- using ----------------------------------------------------------------------------------------------------
 
