@@ -136,6 +136,8 @@ class Door(BlockIO):
             raise StorageError(trouble.read_error, "volume")
         slots = self._volume.slots if trouble.stale is None else trouble.stale
         first, count = offset // SLOT_SIZE, length // SLOT_SIZE
+        if first + count > LAST_SLOT + 1:
+            raise StorageError("too-small", "volume")
         if count == 1:
             return slots.get(first, BLANK)
         return SlotBytes.of([slots.get(slot, BLANK) for slot in range(first, first + count)])
@@ -151,6 +153,8 @@ class Door(BlockIO):
         self._take(deadline)
         if trouble.write_error:
             raise StorageError(trouble.write_error, "volume")
+        if slot > LAST_SLOT:
+            raise StorageError("too-small", "volume")
         if trouble.lost:
             return
         self._volume.put(self._writer, slot, self._torn(slot, data) if trouble.torn else data)

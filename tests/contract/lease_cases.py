@@ -1,24 +1,16 @@
 """What one lease and its lockspace do, told once and run twice: by the simulator's sanlock and by real daemons.
 
-A case drives hosts and returns what it saw: values, which must be the same in both, and seconds of sanlock's own time
-(:class:`Seconds`), which may differ by what the case says. Seconds are counted from a renewal on the disk wherever the
-moment of the renewals matters (one comes every 20 s), so that chance has no part in them.
+A case drives hosts and returns what it saw (reality.py), times in seconds of sanlock's clock. They are counted from a
+renewal on the disk wherever the moment of the renewals matters (one comes every 20 s), so that chance has no part in
+them.
 """
+
+from tests.contract.reality import Seconds
 
 EAGAIN = 11
 LIVE, FAIL, DEAD, UNKNOWN = "live", "fail", "dead", "unknown"
 CASES = {}
 VIEWS = set()  # the cases in which a host has a way to the storage that can fail
-
-
-class Seconds:
-    """A time that was measured. ``low`` and ``high``: what both must keep, whatever the other says."""
-
-    def __init__(self, took, low, high, tolerance=4.0):
-        self.took = took
-        self.low = low
-        self.high = high
-        self.tolerance = tolerance
 
 
 def case(function):

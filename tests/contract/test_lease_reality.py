@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract import lease_model, lease_real, storage_view
-from tests.contract.lease_cases import CASES, VIEWS, Seconds
+from tests.contract.lease_cases import CASES, VIEWS
+from tests.contract.reality import differences
 from tests.contract.sanlock_cluster import missing
 
 pytestmark = pytest.mark.contract
@@ -56,22 +57,6 @@ def real(request):
         beside.lacks = lacks
         yield beside
         beside.pool.shutdown(wait=True, cancel_futures=True)
-
-
-def differences(model, reality):
-    """One line for each."""
-    assert list(model) == list(reality), (list(model), list(reality))
-    for what, seen in model.items():
-        other = reality[what]
-        if not isinstance(seen, Seconds):
-            if seen != other:
-                yield f"{what}: {seen} in the model, {other} in reality"
-            continue
-        for where, each in (("the model", seen), ("reality", other)):
-            if not each.low <= each.took <= each.high:
-                yield f"{what}: {each.took:.1f} s in {where}, expected {each.low} to {each.high}"
-        if abs(seen.took - other.took) > seen.tolerance:
-            yield f"{what}: {seen.took:.1f} s in the model, {other.took:.1f} s in reality, more than {seen.tolerance} s"
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
