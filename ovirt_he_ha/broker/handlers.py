@@ -371,12 +371,15 @@ class Handlers:
         return self._parts.changes.wait(serial, min(float(timeout), MAX_WAIT))
 
     def health(self) -> Dict[str, Any]:
-        """What an operator or a test asks: the snapshot without its slots, the texts of the monitors, the counters."""
+        """What an operator or a test asks: the snapshot without its slots but with the seconds since each of them was
+        seen to change, the texts of the monitors, the counters."""
         facts = self.facts()
         struct = protocol.pack_snapshot(facts)
         del struct["slots"]
         struct["ids"] = sorted(facts.slots)
-        struct["uptime"] = self._parts.clock.monotonic() - self._started
+        now = self._parts.clock.monotonic()
+        struct["slot_ages"] = {str(host_id): age for host_id, age in self._parts.whiteboard.slot_ages(now).items()}
+        struct["uptime"] = now - self._started
         struct["alive"] = self.is_host_alive()
         monitoring = self._parts.monitoring
         struct["texts"] = {name: printable(monitoring.legacy_text(name)) for name in monitoring.types()}

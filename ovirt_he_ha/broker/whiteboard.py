@@ -42,12 +42,13 @@ class View:
 @dataclass(frozen=True)
 class _Last:
     """A slot's last content and when it changed, as far as we saw. ``well``: it says that the engine is up and
-    healthy, or that nobody is to act."""
+    healthy, or that nobody is to act. ``changes``: it was seen to change, not only to be there."""
 
     data: bytes
     changed_at: float
     meaning: object
     well: bool
+    changes: bool
 
 
 class Whiteboard:
@@ -103,6 +104,11 @@ class Whiteboard:
     def slots_age(self, now: float) -> Optional[float]:
         view = self._view
         return max(0.0, now - view.read_at) if view else None
+
+    def slot_ages(self, now: float) -> Mapping[int, float]:
+        """Seconds since each slot was seen to change; without those that did not change since we look."""
+        with self._facts_lock:
+            return {slot_id: max(0.0, now - last.changed_at) for slot_id, last in self._last.items() if last.changes}
 
     def storage(self, now: float) -> StorageFacts:
         with self._facts_lock:
@@ -236,7 +242,7 @@ class Whiteboard:
                 continue
             meaning, well = meaning_of(slot_id, data)
             changed |= slot_id != self.host_id and (last is None or last.meaning != meaning)
-            self._last[slot_id] = _Last(data, now, meaning, well)
+            self._last[slot_id] = _Last(data, now, meaning, well, last is not None)
         return changed
 
     def engine_is_well(self, now: float) -> bool:

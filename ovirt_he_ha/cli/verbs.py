@@ -36,6 +36,16 @@ VERBS: Dict[str, Verb] = {
         '{"error": {"code": ..., "message": ...}}.\n'
         "Exit status: 0; 1 no host has published, or an error; 2 a deployment was left half done.",
     ),
+    "--why": Verb(
+        "why",
+        "why",
+        {"--json": FLAG, "--host": "id"},
+        "say why the engine VM is where it is, or is not starting, and what comes next and when",
+        "The first line is the answer; then each host: what it waits for, until when, its score with every penalty.\n"
+        "Times are corrected by the age of what was read. --host shows one host. docs/why.md explains the members of\n"
+        "the object that --json prints.\n"
+        "Exit status: 0; 1 no host has published, or an error.",
+    ),
     "--check-deployed": Verb(
         "status",
         "check_deployed",

@@ -162,6 +162,45 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
     }
 )
 
+# Penalty -> its sentence; ``{value}`` as in the slot.
+PENALTIES: Mapping[str, str] = MappingProxyType(
+    {
+        "network": "only {value} of the network probes are good (1 is all)",
+        "bridge": "the management bridge is {value}",
+        "cpu-load": "the mean CPU load is {value} (1 is all)",
+        "memory": "{value} MiB are free of those that the VM needs",
+        "retries": "{value} failed start(s) in a row",
+        "conf": "the configuration is {value}",
+    }
+)
+
+# What sets the score to 0 whatever the formula says -> its sentence.
+ZEROES: Mapping[str, str] = MappingProxyType(
+    {
+        "reinitializing": "it looks at everything anew first",
+        "handed-over": "it handed the VM over, and gives the others a minute",
+        "local-maintenance": "it is in local maintenance",
+        "local-maintenance-unknown": "its ha.conf cannot be read",
+        "agent-stopped": "its agent was stopped",
+        "too-new": "another host publishes a newer format",
+        "lockspace": "it does not hold its lockspaces",
+        "definition": "the VM's definition is refused there",
+        "lease-unset": "the VM's lease could not be computed",
+        "reset-pending": "the watchdog is about to reset it",
+        "unfenced": "no watchdog is armed there",
+        "lease-held": "the VM's lease belongs to a live host that says it does not run it",
+        "retries": "too many failed starts in a row",
+    }
+)
+
+
+def penalty(code: str, value: str) -> str:
+    """Why a host loses points; a reading that is unknown costs none, and says so."""
+    if value.startswith("unknown:"):
+        return f"{code} is not measured ({value.partition(':')[2]}): it costs nothing"
+    return filled(PENALTIES.get(code, code + " {value}"), {"value": value})
+
+
 _UNKNOWN = Word(SAYS)
 
 

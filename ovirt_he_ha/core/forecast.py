@@ -10,6 +10,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from ovirt_he_ha.core import advice
 from ovirt_he_ha.core.model import Countdown, Reason, Record, State
 from ovirt_he_ha.core.reasons import from_record
+from ovirt_he_ha.core.timers import Timers
 
 START = "start"
 STOP = "stop"  # and start it again, unless it is handed over
@@ -132,7 +133,7 @@ def _start(why: Sequence[Reason], left: Mapping[str, Countdown]) -> Step:
     rank = next((each for each in held_up if each.code == "rank"), None)
     if rank is not None:
         waits.append(_turn(rank, left, waits))
-    return _step(START, waits)
+    return _step(START, waits) if waits else Step(START, 0.0, Timers.cycle)
 
 
 def _wait(why: Reason, left: Mapping[str, Countdown]) -> Wait:

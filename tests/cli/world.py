@@ -91,6 +91,7 @@ class World:
         self.storage = self.root / "domain"
         self.slots: Dict[int, bytes] = {0: slot.encode_global(False)}
         self.alive: List[int] = [1, 2, 3]
+        self.slot_ages: Dict[int, float] = {}
         self.facts = BrokerSnapshot(
             host_id=1,
             slots_age=1.0,
@@ -196,6 +197,8 @@ class World:
             raise self.refuse[method]
         if method == protocol.SNAPSHOT:
             return pack_snapshot(replace(self.facts, slots=dict(self.slots)))
+        if method == protocol.HEALTH:
+            return {"slot_ages": {str(host_id): age for host_id, age in self.slot_ages.items()}}
         if method == protocol.IS_HOST_ALIVE:
             return list(self.alive)
         if method == protocol.WAIT_FOR_CHANGE:
