@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Generic, Mapping, Optional, TypeVar
+from typing import Any, Callable, Dict, Generic, Iterable, Mapping, Optional, Tuple, TypeVar
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.journal import throttled
@@ -225,19 +225,22 @@ class SanlockLockspaces(Lockspaces):
             self._own_generation = int(own["generation"])
             self._io_timeout = int(own["io_timeout"]) or self._io_timeout
         now = self._clock.monotonic()
-        self._note_renewals({int(host["host_id"]): int(host["timestamp"]) for host in found}, now)
+        self.note_renewals(((int(host["host_id"]), int(host["timestamp"])) for host in found), now)
         self._set_hosts(_Measured(MappingProxyType(flags), "", now))
         if own is not None:
             self._look_at_watchdog()
 
-    def _note_renewals(self, timestamps: Mapping[int, int], now: float) -> None:
-        before = self._renewals
-        self._renewals = {
-            host_id: before[host_id]
-            if host_id in before and before[host_id].timestamp == timestamp
-            else _Renewal(timestamp, now)
-            for host_id, timestamp in timestamps.items()
-        }
+    def note_renewals(self, timestamps: Iterable[Tuple[int, int]], now: float) -> None:
+        """What sanlock saw of each host: (host id, timestamp)."""
+        seen = self._renewals
+        listed = []
+        for host_id, timestamp in timestamps:
+            listed.append(host_id)
+            known = seen.get(host_id)
+            if known is None or known.timestamp != timestamp:
+                seen[host_id] = _Renewal(timestamp, now)
+        if len(seen) > len(listed):
+            self._renewals = {host_id: seen[host_id] for host_id in listed}
 
     def _look_at_watchdog(self) -> None:
         """Once per join: a sanlock that was started again, with other options, has another generation."""

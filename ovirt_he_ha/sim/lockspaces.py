@@ -3,7 +3,7 @@ threads."""
 
 import errno
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 from ovirt_he_ha.core.model import HostLease, LeaseId, LockspaceState
 from ovirt_he_ha.lease.binding import Disks
@@ -272,7 +272,15 @@ class EventLockspaces(SanlockLockspaces):
             self._said = said
             super()._look_at_hosts()
             return
-        self._hosts = replace(measured, at=self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._hosts = replace(measured, at=now)
+        self.note_renewals(self._renewed(), now)
+
+    def _renewed(self) -> Iterator[Tuple[int, int]]:
+        daemon = self._daemon()
+        space = None if daemon is None else daemon.spaces.get(self._lease.lockspace)
+        seen = (space.seen if space is not None else None) or {}
+        return ((host_id, each[0] // SECOND) for host_id, each in seen.items() if each[0])
 
     def _said_of_hosts(self) -> Optional[Tuple[object, ...]]:
         daemon = self._daemon()
