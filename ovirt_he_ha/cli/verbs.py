@@ -23,6 +23,8 @@ class Verb(NamedTuple):
     words: str = ""
 
 
+_TYPES = "he_local|he_shared|ha|broker"
+
 VERBS: Dict[str, Verb] = {
     "--vm-status": Verb(
         "status",
@@ -110,6 +112,59 @@ VERBS: Dict[str, Verb] = {
         "memory.\n"
         "--wait waits for its end; with a number of seconds, or Ctrl-C, it is aborted then.",
     ),
+    "--console": Verb(
+        "console",
+        "console",
+        {},
+        "open the engine VM's serial console on this terminal",
+        "Ctrl-] leaves it. The VM must run on this host.",
+    ),
+    "--add-console-password": Verb(
+        "console",
+        "add_password",
+        {"--password": "password"},
+        "set a password for the engine VM's VNC console, for 120 s",
+        "Without --password it is taken from OVIRT_HOSTED_ENGINE_CONSOLE_PASSWORD, or asked for on the terminal.\n"
+        "1 to 8 characters: VNC takes no more. Open connections stay. Prints the address to connect to.",
+    ),
+    "--get-shared-config": Verb(
+        "configuration",
+        "get_shared",
+        {"--type": _TYPES, "--json": FLAG},
+        "show one value of the configuration",
+        "he_local   hosted-engine.conf of this host\n"
+        "he_shared  the same for hosts that are deployed later, on the shared storage\n"
+        "ha         this host's maintenance\n"
+        "broker     notifications, on the shared storage; keys are section.option\n"
+        "Without --type the one that has the key; of an unknown key all are listed.",
+        words="key",
+    ),
+    "--set-shared-config": Verb(
+        "configuration",
+        "set_shared",
+        {"--type": _TYPES},
+        "change one value of the configuration",
+        "Types as for --get-shared-config. A value that does not fit its key is refused, and nothing is changed.\n"
+        "On the shared storage it is read back, and of two hosts that change it at once one is told; that may take "
+        "20 s.\n"
+        "Prints nothing on standard output.",
+        words="key value",
+    ),
+    "--connect-storage": Verb(
+        "storage",
+        "connect",
+        {},
+        "connect this host to the storage domain",
+        "For domainType=local: checks that the domain is there, is the right one and can be written to, within 60 s.\n"
+        "Other types are not connected by this version.",
+    ),
+    "--disconnect-storage": Verb(
+        "storage",
+        "disconnect",
+        {},
+        "disconnect this host from the storage domain",
+        "For domainType=local: there is nothing to disconnect. Other types are not disconnected by this version.",
+    ),
     "--clean-metadata": Verb(
         "storage",
         "clean_metadata",
@@ -117,14 +172,15 @@ VERBS: Dict[str, Verb] = {
         "blank the slot of one host",
         "Without --host-id this host's. Refused for a host that did not stop cleanly, unless forced, and for "
         "a host that\n"
-        "is publishing: stop its agent first.",
+        "is publishing: stop its agent first. A slot that is blank already is no error.",
     ),
     "--reinitialize-lockspace": Verb(
         "storage",
         "reinitialize_lockspace",
         {"--force": FLAG},
         "write the lockspace of the host ids anew",
-        "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.",
+        "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.\n"
+        "Takes up to 120 s on slow storage.",
     ),
     "--history": Verb(
         "history",
@@ -160,12 +216,6 @@ GONE: Dict[str, str] = {
     "--rollback-upgrade": "removed together with --upgrade-appliance",
     "--vm-status-detailed": "never existed: use --vm-status",
     "--deploy": _LATER,
-    "--console": _LATER + "; on a host with libvirt: virsh console HostedEngine",
-    "--add-console-password": _LATER,
-    "--connect-storage": _LATER,
-    "--disconnect-storage": _LATER,
-    "--get-shared-config": _LATER,
-    "--set-shared-config": _LATER,
 }
 
 

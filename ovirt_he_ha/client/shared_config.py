@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional
 
 from ovirt_he_ha.client.bounded_volume import BoundedVolume
-from ovirt_he_ha.config.files import atomic_write, load_broker_conf, load_hosted_engine_conf, read_values, save_ha_conf
+from ovirt_he_ha.config.files import (
+    atomic_write,
+    check_hosted_engine_value,
+    hosted_engine_conf,
+    load_broker_conf,
+    load_hosted_engine_conf,
+    read_values,
+    save_ha_conf,
+)
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError, read_text
@@ -130,8 +138,14 @@ class _Call:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def _set_local(self, key: str, value: str) -> None:
+        """A file that was whole stays whole; one that was not may be mended key by key."""
         path = self._paths.hosted_engine_conf
-        atomic_write(path, replaced(read_text(path), key, value).encode())
+        before = read_text(path)
+        after = replaced(before, key, value)
+        check_hosted_engine_value(path, key, value)
+        if _is_whole(path, before):
+            hosted_engine_conf(path, _pairs(after))
+        atomic_write(path, after.encode())
 
     def _set_ha(self, key: str, value: str) -> None:
         if key not in HA_FLAGS:
@@ -143,6 +157,7 @@ class _Call:
         save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})  # type: ignore[arg-type]
 
     def _set_shared(self, key: str, value: str) -> None:
+        check_hosted_engine_value(f"{self._volume_path()}: hosted-engine.conf", key, value)
         members = self._archive()
         text = self._editable("hosted-engine.conf")
         self._store(members, "hosted-engine.conf", replaced(text, key, value))
@@ -187,6 +202,14 @@ class _Call:
 def _check_type(kind: str) -> None:
     if kind not in WRITABLE:
         raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
+
+
+def _is_whole(path: Path, text: str) -> bool:
+    try:
+        hosted_engine_conf(path, _pairs(text))
+    except ConfigError:
+        return False
+    return True
 
 
 def check_broker_conf(name: Path, text: str) -> None:

@@ -173,6 +173,7 @@ class World:
         path = Path(domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid))
         path.parent.mkdir(parents=True, exist_ok=True)
         data = b"".join(self.slots.get(host_id, bytes(4096)) for host_id in range(2001))
+        path.unlink(missing_ok=True)  # it may be a link to what others use
         path.write_bytes(data)
         return path
 
