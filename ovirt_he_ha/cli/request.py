@@ -72,8 +72,18 @@ def parse(argv: List[str]) -> Request:
     """One verb, its options and its words, in any order; after ``--`` everything is a word. Raises Unknown if there is
     no verb, Refusal for anything that does not fit."""
     verb = _verb(_options_of(argv))
+    if VERBS[verb].reads_itself:
+        return _as_given(verb, argv)
     reader = _Reader(verb, argv)
     return Request(verb, reader.options, _checked(verb, reader.words))
+
+
+def _as_given(verb: str, argv: List[str]) -> Request:
+    for word in argv:
+        name, value = _split(word)
+        if name == verb:
+            _no_value(name, value)
+    return Request(verb, {"--json": ""} if "--json" in argv else {}, tuple(word for word in argv if word != verb))
 
 
 def _options_of(argv: List[str]) -> List[str]:

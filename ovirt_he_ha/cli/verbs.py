@@ -13,6 +13,7 @@ class Verb(NamedTuple):
     disk, ``this|that`` from the words; in brackets (``[seconds]``) the value may be left out, and is given by ``=``
     only. ``words``: the words without dashes, by name, ``...`` for any number; empty: there are none. ``summary``: one
     line without a period; ``details``: whole lines, with the exit status where it is more than 0 and 1.
+    ``reads_itself``: its options may be repeated and their order counts, so the module is given all words as they are.
     """
 
     module: str
@@ -21,6 +22,7 @@ class Verb(NamedTuple):
     summary: str
     details: str = ""
     words: str = ""
+    reads_itself: bool = False
 
 
 _TYPES = "he_local|he_shared|ha|broker"
@@ -202,6 +204,45 @@ VERBS: Dict[str, Verb] = {
         "Exit status: 0 all in order; 1 an overlap, or an error; 3 no overlap found, but not everything can be put in "
         "order.",
         words="file ...",
+    ),
+    "--simulate": Verb(
+        "simulate",
+        "simulate",
+        {
+            "--fail-host": "host",
+            "--network-loss": "host",
+            "--storage-hang": "seconds[:host]",
+            "--storage-error": "seconds[:host]",
+            "--crash-vm": FLAG,
+            "--hang-vm": FLAG,
+            "--maintenance": "host",
+            "--global-maintenance": FLAG,
+            "--no-migration": FLAG,
+            "--at": "seconds",
+            "--for": "seconds",
+            "--boot-time": "seconds",
+            "--runs": "number",
+            "--seed": "number",
+            "--snapshot": FLAG,
+            "--json": FLAG,
+        },
+        "show what would happen, and for how long the engine would be away, if something failed now",
+        "Changes nothing. A simulated cluster begins as this one is now (hosts, scores, maintenance, who has the VM)\n"
+        "and runs the same code as the hosts, 20 times. It prints who does what and why, and the shortest, the usual\n"
+        "and the longest outage beside what the hosts announce. Without a fault: what happens by itself.\n"
+        "Faults may be combined and repeated; a host is an id, a host's name, or engine (where the VM is).\n"
+        "--fail-host       power loss\n"
+        "--network-loss    its management network; --no-migration: live migration does not work either\n"
+        "--storage-hang    the storage hangs for so many seconds, on one host or on all; --storage-error: it fails\n"
+        "--crash-vm        the VM's process is killed; --hang-vm: the appliance's kernel halts\n"
+        "--maintenance     the host's local maintenance; --global-maintenance: the cluster's\n"
+        "--at, --for       when the fault before it begins, and how long it lasts: --fail-host=2 --at=30 --for=600\n"
+        "--boot-time       of the appliance; otherwise as in its last starts on this host\n"
+        "--runs, --seed    how many runs (1 to 1000), and the first one's seed; same snapshot and seed, same answer\n"
+        "--snapshot        print what it would begin with, for he-sim what-if FILE on another machine\n"
+        "Three hosts take some seconds, hundreds a minute. Without the broker the volume is watched first, for 16 s.\n"
+        "Exit status: 0 the engine comes back; 1 an error; 3 in some run it does not come back.",
+        reads_itself=True,
     ),
     "--version": Verb("version", "show", {}, "show the version"),
 }

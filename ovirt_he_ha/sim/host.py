@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Dict, Optional, Tuple
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective
 from ovirt_he_ha.config.files import HaConf
-from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId
+from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId, ScoreConfig
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.lease.reset_watch import ResetWatch
@@ -66,6 +66,8 @@ class Host:
         self.jitter = spec.jitter
         self.allow_unfenced = spec.allow_unfenced
         self.migration_address = f"192.0.2.{number}" if spec.migrates else ""
+        self.score_config = ScoreConfig()
+        self.cpu_model = "simulated"
         self.conditions = Conditions(**spec.conditions)  # type: ignore[arg-type]
         self.mail = Mail()
         self.path = Path(Random(f"{world.seed}:path:{number}"), spec.latency)

@@ -37,6 +37,7 @@ from ovirt_he_ha.core.model import (
     LeaseOwner,
     LockspaceState,
     Outcome,
+    ScoreConfig,
 )
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
@@ -81,6 +82,8 @@ class Body(Protocol):
     jitter: float
     allow_unfenced: bool
     migration_address: str
+    score_config: ScoreConfig
+    cpu_model: str
     ha_conf: HaConf
     ha_conf_problem: str
     budgets: Optional[Tuple[str, Budgets]]
@@ -426,7 +429,9 @@ class AgentSeat:
         self._writing_until = 0
         self._unwritten: Optional[Callable[[], None]] = None
         clock, timers = body.clock, body.timers
-        conf = AgentConf(migration_address=body.migration_address, allow_unfenced=body.allow_unfenced)
+        conf = AgentConf(
+            score=body.score_config, migration_address=body.migration_address, allow_unfenced=body.allow_unfenced
+        )
         self._identity = Identity(body.conf_id, body.hostname, body.boot_id, body.lease, conf, __version__)
         self._published = PublishClock()
         self._link = DirectLink(body, timers.rpc_deadline)
@@ -534,7 +539,7 @@ class AgentSeat:
             definition=self.body.definition,
             report=lambda: self.actions.report(),
             fencing=lambda: self.fencer.state,
-            cpu_model=lambda: "simulated",
+            cpu_model=lambda: self.body.cpu_model,
             guard=lambda: self.guard.report,
         )
         made = EventCollector(
