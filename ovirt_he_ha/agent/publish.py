@@ -16,7 +16,7 @@ from ovirt_he_ha.core.timers import Timers
 log = logging.getLogger(__name__)
 
 # Free-text keys that change with every second and alone do not make a slot worth a write before the keep-alive.
-_RESTLESS = ("why.", "score.cpu", "age.", "timeout", "fence.in", "up.since")
+_RESTLESS = ("why.", "score.cpu", "age.", "timeout", "fence.in", "up.since", "wall")
 
 
 # wall seconds that a cycle waits for its write: a write that works takes 5-20 ms, and a hung one must not delay the

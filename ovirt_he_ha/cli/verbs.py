@@ -50,6 +50,15 @@ VERBS: Dict[str, Verb] = {
         "the object that --json prints.\n"
         "Exit status: 0; 1 no host has published, or an error.",
     ),
+    "--protection": Verb(
+        "protection",
+        "protection",
+        {"--json": FLAG},
+        "show what guards the engine VM on every host, what is missing, and how long each fault takes",
+        "One host shows the whole cluster. What a host cannot tell is not known, which is never protected.\n"
+        "--json prints one object on one line (docs/protection.md).\n"
+        "Exit status: 0 protected; 3 degraded; 4 unprotected; 1 an error.",
+    ),
     "--check-deployed": Verb(
         "status",
         "check_deployed",

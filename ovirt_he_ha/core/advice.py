@@ -159,6 +159,7 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
         "storage": Word(FAULT, do=_STORAGE),
         "overwritten": Word(FAULT, do="Is this host's host_id used by another host?"),
         "state-file": Word(FAULT, do="Look at the disk under /var/lib/ovirt-hosted-engine-ha"),
+        "ledger": Word(FAULT, do="Look at the disk under /var/lib/ovirt-hosted-engine-ha"),
     }
 )
 

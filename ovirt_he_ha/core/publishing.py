@@ -4,17 +4,20 @@ Rules that other implementations depend on: a VM that is not unknown or down has
 `unknown` (an upstream peer dies of it); the maintenance flag is set only once the VM has left.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import List, Optional, Tuple
 
-from ovirt_he_ha.core import notes, reasons
+from ovirt_he_ha.core import findings, notes, protection, reasons, safeguards
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import own_card
 from ovirt_he_ha.core.model import (
     Decision,
+    Empty,
     EngineStatus,
     Health,
     LockspaceState,
+    Protection,
     Record,
     ScoreCard,
     State,
@@ -41,11 +44,13 @@ def finish(sit: Situation, d: Draft) -> Decision:
     if doubt:
         d.problem("no-publish", state=doubt)
     d.countdowns.sort(key=lambda c: c.at)
+    record = _record(sit, d, card)
+    meter = _meter(sit, record)
     return Decision(
         state=d.state,
         action=d.action,
         score=card,
-        record=None if doubt else _record(sit, d, card),
+        record=None if doubt else _with(record, findings.published(meter.level, meter.findings)),
         alive=sit.view.alive,
         reasons=tuple(d.reasons),
         countdowns=tuple(d.countdowns),
@@ -53,6 +58,7 @@ def finish(sit: Situation, d: Draft) -> Decision:
         wake_at=_wake_at(sit, d),
         fence=d.fence,
         abort_migration=d.abort_migration,
+        protection=meter,
     )
 
 
@@ -115,6 +121,7 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
     generation = sit.snapshot.leases.own_generation
     lines += [("gen", "" if generation is None else str(generation)), ("version", host.version)]
+    lines += safeguards.lines(sit)
     lines += _bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
     lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
     lines += [("score.zero", card.zero_reason)]
@@ -161,6 +168,38 @@ def _bounds(io_timeout: int, watchdog: int) -> Tuple[Tuple[str, str], ...]:
     return tuple((f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(bounds.items()))
 
 
+# --- the protection meter -------------------------------------------------------------------------------------------
+
+
+def _meter(sit: Situation, own: Record) -> Protection:
+    """From what this host is about to publish of itself, and what its peers did."""
+    snapshot = sit.snapshot
+    peers = [
+        protection.host(
+            peer.host_id, peer.slot, peer.alive, peer.silent_for > sit.timers.facts_stale, sit.flags.get(peer.host_id)
+        )
+        for peer in sit.view.peers.values()
+        if not isinstance(peer.slot, Empty)
+    ]
+    mine = protection.host(sit.own_id, own, True, lease=sit.flags.get(sit.own_id))
+    return protection.assess(
+        protection.Cluster(
+            own_id=sit.own_id,
+            hosts=tuple(sorted([mine, *peers], key=lambda one: one.host_id)),
+            global_maintenance=snapshot.global_maintenance,
+            flags_known=bool(sit.flags),
+            slots_age=snapshot.slots_age,
+        )
+    )
+
+
+def _with(record: Record, lines: Tuple[Tuple[str, str], ...]) -> Record:
+    """Before the reasons, which go first where the text is too long."""
+    told = [pair for pair in record.extra if not pair[0].startswith(reasons.WHY)]
+    why = record.extra[len(told) :]
+    return replace(record, extra=(*told, *(pair for pair in lines if pair[1]), *why))
+
+
 def _line(text: str) -> str:
     """One line of printable ASCII: one other byte in a slot ends an upstream broker."""
     if text.isascii() and text.isprintable():
@@ -201,10 +240,16 @@ def _say_storage(sit: Situation, d: Draft) -> None:
         d.problem("storage", problem=sit.snapshot.storage_problem)
     if sit.snapshot.overwritten:
         d.problem("overwritten")
-    if sit.snapshot.state_problem:
-        d.problem("state-file", problem=sit.snapshot.state_problem)
+    _say_files(sit, d)
     if sit.snapshot.publish_failed_for is not None:
         d.problem("publish-failed", seconds=f"{sit.snapshot.publish_failed_for:.0f}")
+
+
+def _say_files(sit: Situation, d: Draft) -> None:
+    """What cannot be written to this host's own disk."""
+    for code, problem in (("state-file", sit.snapshot.state_problem), ("ledger", sit.snapshot.ledger_problem)):
+        if problem:
+            d.problem(code, problem=problem)
 
 
 def _wake_at(sit: Situation, d: Draft) -> float:

@@ -106,6 +106,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "storage": "The shared volume: {problem}",
         "overwritten": "Somebody else wrote this host's slot",
         "state-file": "The agent's state file cannot be written ({problem}): a restart would forget failed starts",
+        "ledger": "The ledger cannot be written ({problem}): --history and --audit miss what happens meanwhile",
     }
 )
 

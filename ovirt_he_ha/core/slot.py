@@ -406,7 +406,7 @@ def _printable(text: str) -> str:
 
 
 def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:
-    ours = [(key, _printable(value)) for key, value in record.extra if key not in _OVIRTS]
+    ours = [(key, _ours(key, value, wall_offset)) for key, value in record.extra if key not in _OVIRTS]
     state = _printable(record.get("state")[:_WORD_LENGTH])
     timeout = _timeout(record.get("timeout")[:_WORD_LENGTH], wall_offset, tz)
     while True:
@@ -414,6 +414,14 @@ def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> byt
         if len(text) <= TEXT_SIZE:
             return text
         del ours[_least_needed(ours)]
+
+
+def _ours(key: str, value: str, wall_offset: int) -> str:
+    """``wall`` is a monotonic second for us, and one since the epoch for the others: nothing that is decided may depend
+    on a wall clock."""
+    if key == "wall" and _SECONDS.fullmatch(value):
+        return str(min(max(0, int(float(value)) + wall_offset), _LAST_WALL_SECOND))
+    return _printable(value)
 
 
 def _least_needed(pairs: List[Tuple[str, str]]) -> int:

@@ -106,6 +106,9 @@ def write_host_files(host: LabHost) -> None:
     (own_config / "agent.conf").write_text(agent_conf(host))
     for made in ("var/lib/ovirt-hosted-engine-ha", "var/log/ovirt-hosted-engine-ha", "run"):
         (root / made).mkdir(parents=True)
+    # libvirt's own, which inside of the host lie where they always do.
+    (root / "etc" / "libvirt").symlink_to("/etc/libvirt")
+    (root / "run" / "libvirtd.pid").symlink_to("/run/libvirtd.pid")
     (root / "var/lib/ovirt-hosted-engine-ha/broker.conf").write_text(BROKER_CONF)
     own(root / "var")
 

@@ -37,6 +37,7 @@ from ovirt_he_ha.core.model import (
     LeaseOwner,
     LockspaceState,
     Outcome,
+    Safeguards,
     ScoreConfig,
 )
 from ovirt_he_ha.core.seams import BlockIO
@@ -86,6 +87,7 @@ class Body(Protocol):
     cpu_model: str
     ha_conf: HaConf
     ha_conf_problem: str
+    safeguards: Safeguards
     budgets: Optional[Tuple[str, Budgets]]
     reset_watch: ResetWatch
     broker: "Optional[BrokerSeat]"
@@ -541,6 +543,7 @@ class AgentSeat:
             fencing=lambda: self.fencer.state,
             cpu_model=lambda: self.body.cpu_model,
             guard=lambda: self.guard.report,
+            safeguards=lambda: self.body.safeguards,
         )
         made = EventCollector(
             self._link.snapshot, self._identity, Path("/ha.conf"), workers, self.body.clock, self._published
