@@ -20,6 +20,8 @@ SPAWN = 0.3  # seconds until qemu is there, its images open
 CPUS = 0.9  # until libvirt asks for the lease
 GIVE_UP = 0.3  # until a refused qemu is gone
 LAST_WORD = 0.3  # until libvirt tells of an end
+SOCKET = 0.5  # until libvirtd, going on again, reads what waited for it
+FOR_EVER = 1e6
 PAUSE_SWITCH = 0.3  # a migration's switch-over
 
 Done = Callable[[Outcome, str], None]
@@ -177,6 +179,9 @@ class Libvirt:
 
     def create(self, deadline: float, done: Done) -> None:
         """What ``createXML`` does and what becomes of it."""
+        if self.up and self.frozen and not self._freezing:
+            self._create_later(deadline, done)
+            return
         if self._unable(deadline, done):
             return
         if self.domain is not None:
@@ -190,6 +195,25 @@ class Libvirt:
             self.after(SPAWN, lambda: done(Outcome.FAILED, self.flow.create_error))
             return
         self.after(SPAWN, lambda: self._spawned(deadline, done))
+
+    def _create_later(self, deadline: float, done: Done) -> None:
+        """libvirtd stands still, and reads the request when it goes on: the VM may be made long after its caller gave
+        up. Further calls find this one pending."""
+        token, answer = self.freeze("create"), Answer(done)
+        until = self.timeline.now + round(deadline * SECOND)
+        self.after(deadline, lambda: answer.give(Outcome.OVERDUE, "libvirt does not answer"))
+
+        def look() -> None:
+            if token not in self._freezing:
+                answer.give(Outcome.FAILED, "libvirt is not there")
+            elif self.hung_until > self.timeline.now:
+                self.after(SOCKET, look)
+            else:
+                self.thaw(token)
+                left = (until - self.timeline.now) / SECOND
+                self.create(FOR_EVER if answer.given else left, answer.give)
+
+        self.after(SOCKET, look)
 
     def _unable(self, deadline: float, done: Done) -> bool:
         if not self.up:
@@ -345,14 +369,26 @@ class Libvirt:
         self.up = True
 
 
+class Answer:
+    """Only the first one counts."""
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self.given = False
+
+    def give(self, outcome: Outcome, detail: str) -> None:
+        if not self.given:
+            self.given = True
+            self._done(outcome, detail)
+
+
 class Start:
     """A create between the spawn of qemu and its answer."""
 
     def __init__(self, libvirt: Libvirt, copy: Copy, deadline: float, done: Done) -> None:
         self.libvirt = libvirt
         self.copy = copy
-        self.done = done
-        self.answered = False
+        self.answer = Answer(done)
         self.token = 0
         libvirt.after(max(0.0, deadline - SPAWN - CPUS), self._overdue)
 
@@ -388,13 +424,11 @@ class Start:
 
     def _overdue(self) -> None:
         """The caller gives up, and ends the process that waits: its CPUs have not run."""
-        if self.answered:
+        if self.answer.given:
             return
         if self.copy.cpus == Cpus.STARTING:
             self.libvirt.kill(self.copy, "failed")
         self._finish(Outcome.OVERDUE, "create does not return")
 
     def _finish(self, outcome: Outcome, detail: str) -> None:
-        if not self.answered:
-            self.answered = True
-            self.done(outcome, detail)
+        self.answer.give(outcome, detail)

@@ -66,6 +66,31 @@ def test_a_create_that_its_caller_gives_up_does_not_start_the_vm_later() -> None
     assert bench.machines[2].libvirt.domain is None
 
 
+def test_a_create_that_libvirtd_reads_late_makes_the_vm_although_its_caller_gave_up() -> None:
+    bench = Bench().settle()
+    libvirt = bench.machines[1].libvirt
+    libvirt.hung_until = bench.timeline.now + ns(60.0)
+    answers = bench.create(1, deadline=20.0)
+    bench.go(25.0)
+    assert [each[1] for each in answers] == [Outcome.OVERDUE]
+    assert bench.create(1)[0][1] is Outcome.REFUSED and libvirt.domain is None
+    bench.until(lambda: libvirt.domain is not None and libvirt.domain.cpus == "running")
+    assert len(answers) == 1 and libvirt.problem == ""
+
+
+def test_a_create_that_libvirtd_did_not_read_ends_with_it() -> None:
+    bench = Bench().settle()
+    libvirt = bench.machines[1].libvirt
+    libvirt.hung_until = FOREVER
+    answers = bench.create(1)
+    bench.go(5.0)
+    libvirt.daemon_down()
+    libvirt.hung_until = 0
+    libvirt.daemon_up()
+    bench.go(5.0)
+    assert answers[0][1] is Outcome.FAILED and libvirt.domain is None and not libvirt.frozen
+
+
 def test_a_daemon_killed_in_the_middle_of_the_wait_is_clean() -> None:
     bench = Bench().settle()
     bench.running(1)
