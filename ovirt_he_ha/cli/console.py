@@ -28,13 +28,16 @@ _ANY = ("0.0.0.0", "::", "")  # noqa: S104 - compared, never listened on
 
 
 def console(_request: Request) -> int:
-    """Does not return when it has opened the console: this process becomes it."""
+    """A pseudo-terminal is virsh's to open: this process becomes it."""
     engine, uri = _engine()
     if not _on_terminal():
         raise Refusal("no-terminal", "--console: expected a terminal on standard input and output, found none")
     state = _asked(engine.state)
     if state != "running":
         warn(f"The engine VM is {state}: its console may be silent")
+    line = _asked(engine.serial_socket)
+    if line:
+        return _relayed(line)
     path = shutil.which("virsh")
     if path is None:
         raise Refusal(
@@ -43,6 +46,18 @@ def console(_request: Request) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     _become(path, ["virsh", "-c", uri, "console", engine.vmid, "--safe"])
+
+
+def _relayed(path: str) -> int:
+    from ovirt_he_ha.cli import terminal
+
+    warn("Ctrl-] leaves the console")
+    try:
+        terminal.relay(path)
+    except OSError as error:
+        raise Refusal("console", f"{path}: expected the VM's serial console: {error.strerror or error}") from error
+    say("")
+    return 0
 
 
 def _on_terminal() -> bool:

@@ -162,10 +162,17 @@ def _verb(names: List[str]) -> str:
         if name in GONE:
             raise Refusal("not-offered", f"{name}: {GONE[name]}")
     if not found:
-        raise Unknown("usage", f"{names[0][:80] if names else ''}: no such command")
+        raise Unknown("usage", f"{names[0][:80] if names else ''}: no such command{_meant(names)}")
     if len(found) > 1:
         raise Refusal("usage", f"one command at a time: {' and '.join(found)} exclude each other")
     return found[0]
+
+
+def _meant(names: List[str]) -> str:
+    from difflib import get_close_matches
+
+    near = [match for name in names for match in get_close_matches(name[:80].replace("_", "-"), VERBS, 1, 0.8)]
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def _not_understood(verb: str, word: str) -> str:

@@ -266,6 +266,7 @@ GONE: Dict[str, str] = {
     "--rollback-upgrade": "removed together with --upgrade-appliance",
     "--vm-status-detailed": "never existed: use --vm-status",
     "--deploy": _LATER,
+    "--config-append": "an option of --deploy, which this version does not offer yet",
 }
 
 

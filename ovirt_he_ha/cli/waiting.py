@@ -8,7 +8,7 @@ from typing import Callable, Iterator, Optional, TextIO, Tuple
 
 from ovirt_he_ha.cli.deployment import CALL_SECONDS, link_to_broker
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
-from ovirt_he_ha.cli.request import Refusal, warn
+from ovirt_he_ha.cli.request import Refusal
 from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
 
@@ -85,12 +85,31 @@ def wait_for(paths: HostPaths, seconds: float, condition: Condition) -> None:
 
 
 @contextmanager
-def notice(text: str) -> Iterator[None]:
-    """Says on standard error what takes long, once it does."""
-    timer = threading.Timer(NOTICE, warn, (text,))
-    timer.daemon = True
-    timer.start()
+def notice(text: str, stream: Optional[TextIO] = None) -> Iterator[None]:
+    """Around a call that cannot be looked into: says on standard error what takes long, once it does; on a terminal
+    with the seconds, until it has ended."""
+    ended = threading.Event()
+    teller = threading.Thread(target=_tell, args=(text, stream or sys.stderr, ended), daemon=True)
+    teller.start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+        teller.join()
+
+
+def _tell(text: str, stream: TextIO, ended: threading.Event) -> None:
+    if ended.wait(NOTICE):
+        return
+    if not stream.isatty():
+        stream.write(text + "\n")
+        stream.flush()
+        return
+    begin = time.monotonic() - NOTICE
+    while True:
+        stream.write(f"\r\x1b[K[{time.monotonic() - begin:3.0f} s] {text}")
+        stream.flush()
+        if ended.wait(TICK):
+            break
+    stream.write("\r\x1b[K")
+    stream.flush()

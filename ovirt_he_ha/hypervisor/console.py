@@ -33,6 +33,19 @@ class EngineConsole:
 
         return self._connection.call("look at the engine VM", look, self._seconds)
 
+    def serial_socket(self) -> str:
+        """The path at which qemu listens for the first serial console; empty if it is a pseudo-terminal, or none."""
+
+        def look(native: Native) -> str:
+            root = parse_xml(self._here(native).domain.XMLDesc(0))
+            found = next(iter([*root.findall("devices/console"), *root.findall("devices/serial")]), None)
+            if found is None or found.get("type") != "unix":
+                return ""
+            source = found.find("source")
+            return str(source.get("path") or "") if source is not None else ""
+
+        return self._connection.call("look at the serial console", look, self._seconds)
+
     def set_password(self, password: str, lifetime: float) -> None:
         """For ``lifetime`` wall seconds from now. Connections that are open stay. Raises NoConsole ``no-vnc``."""
 

@@ -129,6 +129,7 @@ def test_what_does_not_fit_is_one_line_and_changes_nothing(shared: World, words:
 
 def test_a_file_that_was_broken_may_be_mended(shared: World) -> None:
     shared.configure(host_id="many")
+    assert run("--set-shared-config", "fqdn", "not a name", "--type=he_local").status == 1
     assert run("--set-shared-config", "fqdn", "other.example", "--type=he_local").status == 0
     assert run("--set-shared-config", "host_id", "1", "--type=he_local").status == 0
     load_hosted_engine_conf(shared.paths.hosted_engine_conf)

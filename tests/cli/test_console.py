@@ -2,8 +2,12 @@
 
 import os
 import pty
+import socket
 import sys
+import termios
+import threading
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any, ClassVar, List, Optional, Tuple
 
 import pytest
@@ -17,6 +21,7 @@ from tests.cli.world import World, run
 class Engine:
     set_to: ClassVar[List[Tuple[str, float]]] = []
     here = "running"
+    line = ""
     vnc: Optional[Tuple[str, int]] = ("192.0.2.1", 5900)
     libvirt_up = True
 
@@ -29,6 +34,9 @@ class Engine:
         if not self.here:
             raise NoConsole("not-here", "Virtual machine does not exist on this host")
         return self.here
+
+    def serial_socket(self) -> str:
+        return self.line
 
     def set_password(self, password: str, lifetime: float) -> None:
         self.state()
@@ -130,6 +138,38 @@ def test_the_console_is_virshs(engine: Any, opened: List[List[str]], host: World
         with pytest.raises(SystemExit):
             run("--console")
     assert opened[0] == opened[1] and opened[0][:4] == ["virsh", "-c", "qemu:///system", "console"]
+
+
+def test_a_serial_console_behind_a_socket(
+    engine: Any, opened: List[List[str]], host: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed characters go in, the guest's come out, Ctrl-] ends it, and the terminal is as it was."""
+    engine.line = str(host.root / "console.sock")
+    main, other = pty.openpty()
+    before = termios.tcgetattr(other)
+    with socket.socket(socket.AF_UNIX) as qemu, os.fdopen(other, "r+b", buffering=0) as terminal:
+        qemu.bind(engine.line)
+        qemu.listen(1)
+        monkeypatch.setattr(console.sys, "stdin", terminal)
+        monkeypatch.setattr("ovirt_he_ha.cli.terminal.sys", SimpleNamespace(stdin=terminal, stdout=terminal))
+        answers: List[int] = []
+        user = threading.Thread(target=lambda: answers.append(run("--console").status))
+        user.start()
+        guest, _ = qemu.accept()
+        with guest:
+            guest.sendall(b"login: ")
+            assert os.read(main, 100) == b"login: "
+            os.write(main, b"root\x03")
+            got = b""
+            while len(got) < 5:
+                got += guest.recv(100)
+            assert got == b"root\x03"
+            os.write(main, b"\x1d")
+            user.join(10)
+        assert answers == [0] and termios.tcgetattr(other) == before and opened == []
+        qemu.close()
+        assert run("--console").status == 1
+    os.close(main)
 
 
 def test_a_vm_elsewhere_is_a_failure(engine: Any, opened: List[List[str]]) -> None:

@@ -107,6 +107,11 @@ def test_help() -> None:
     assert ran.status == 1 and "--bogus" in ran.err and "--vm-status" in ran.out
 
 
+@pytest.mark.parametrize("typed", ["--vm-statsu", "--clean_metadata", "vm-status", "--set-maintenence"])
+def test_a_slip_of_the_finger_is_answered(typed: str) -> None:
+    assert "Did you mean --" in run(typed).err
+
+
 def test_unknown_command() -> None:
     ran = run("--bogus")
     assert ran.status == 1 and "--bogus" in ran.err and "--vm-status" in ran.out

@@ -11,7 +11,7 @@ import pytest
 
 from ovirt_he_ha.broker.protocol import FaultCode
 from ovirt_he_ha.broker.rpc import Fault
-from ovirt_he_ha.cli import vm
+from ovirt_he_ha.cli import vm, waiting
 from ovirt_he_ha.cli.waiting import Progress
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import (
@@ -224,6 +224,24 @@ def test_a_broker_that_is_away_is_waited_for(world: World, engine: type) -> None
 class Terminal(StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize(("screen", "end"), [(Terminal, "\r\x1b[K"), (StringIO, "why\n")])
+def test_a_call_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, screen: type, end: str) -> None:
+    monkeypatch.setattr(waiting, "NOTICE", 0.01)
+    monkeypatch.setattr(waiting, "TICK", 0.01)
+    out = screen()
+    told = threading.Event()
+    original = out.write
+    out.write = lambda text: (original(text), told.set())[0]
+    with waiting.notice("why", out):
+        assert told.wait(10)
+    assert "why" in out.getvalue() and out.getvalue().endswith(end)
+    quiet = screen()
+    monkeypatch.setattr(waiting, "NOTICE", 10.0)
+    with waiting.notice("why", quiet):
+        pass
+    assert quiet.getvalue() == ""
 
 
 def test_progress_on_a_terminal_is_one_line_that_is_redrawn() -> None:

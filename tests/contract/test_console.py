@@ -1,5 +1,6 @@
 """The console's password against a real libvirtd and qemu."""
 
+import os
 from typing import Iterator
 
 import pytest
@@ -61,12 +62,23 @@ def test_a_password_is_taken_and_the_address_told(connection: Connection, listen
         end(connection)
 
 
+@pytest.mark.parametrize("kind", ["pty", "unix"])
+def test_the_serial_console_is_found(connection: Connection, kind: str) -> None:
+    path = f"/tmp/he-console-{os.getpid()}.sock" if kind == "unix" else ""
+    source = f"<source mode='bind' path='{path}'/>" if path else ""
+    console = started(connection, f"<console type='{kind}'>{source}<target type='serial' port='0'/></console>")
+    try:
+        assert console.serial_socket() == path
+    finally:
+        end(connection)
+
+
 def test_a_vm_without_a_display_and_no_vm(connection: Connection) -> None:
     console = started(connection, "")
     try:
         with pytest.raises(NoConsole) as caught:
             console.set_password("secret", 120.0)
-        assert caught.value.code == "no-vnc"
+        assert caught.value.code == "no-vnc" and console.serial_socket() == ""
     finally:
         end(connection)
     for call in (console.state, console.address, lambda: console.set_password("secret", 120.0)):
