@@ -6,6 +6,7 @@ an unknown name, and with ``--strict`` 3 when a budget is exceeded. ``--quick`` 
 figures mean nothing, and no budget is held against them.
 """
 
+import signal
 import sys
 import traceback
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def _rpc(effort: Effort) -> Iterator[List[Figure]]:
 
 
 def _cycle(effort: Effort) -> Iterator[List[Figure]]:
-    yield cycle.figures(effort)
+    for hosts in effort.sizes:
+        yield cycle.figures(hosts, effort)
 
 
 @contextmanager
@@ -121,4 +123,8 @@ def _measured(name: str, effort: Effort, found: List[Figure]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end in order: daemons and files of ours go, too
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

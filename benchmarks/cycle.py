@@ -35,11 +35,7 @@ def quick_broker(path: Path, hosts: int) -> Iterator["subprocess.Popen[str]"]:
         broker.stdin.close()
 
 
-def figures(effort: Effort) -> List[Figure]:
-    return [figure for hosts in effort.sizes for figure in _one_size(hosts, effort)]
-
-
-def _one_size(hosts: int, effort: Effort) -> List[Figure]:
+def figures(hosts: int, effort: Effort) -> List[Figure]:
     cycles = effort.cycles if hosts < _MANY else max(1, effort.cycles // 10)
     whole, plain = _run(hosts, cycles, "recorded"), _run(hosts, cycles, "plain")
     name, how = f"cycle.{hosts}_hosts", "every slot changed; recorder and ledger as in production"

@@ -18,11 +18,12 @@ def processes(broker: int, agent: int) -> Dict[str, int]:
     found = {"broker": broker, "agent": agent}
     for name, pid in (("broker", broker), ("agent", agent)):
         for child in filter(meter.is_running, meter.children(pid)):
-            found[f"{name}_worker_{_volume_of(child)}"] = child
+            found[f"{name}_worker_{volume_of(child)}"] = child
     return found
 
 
-def _volume_of(worker: int) -> str:
+def volume_of(worker: int) -> str:
+    """What an I/O worker reads: ``lease`` or ``volume``."""
     path = Path(f"/proc/{worker}/cmdline").read_bytes().decode().rstrip("\0").rpartition("\0")[2]
     return "lease" if path.endswith(".lease") else "volume"
 

@@ -1,17 +1,17 @@
 """What one host moves on the shared volume, in steady state and while the engine is not well; and how soon it sees what
 a peer wrote.
 
-Bytes and calls are the kernel's counters (`/proc/PID/io`) of the broker's I/O workers, the one that looks at the lease
-included. Full scans are counted apart, and so is sanlock's own I/O, which is in its own process. The agent starts a
-process once a minute for one read of the VM's definition: its starts are counted, and the bytes of the read with them.
+Bytes and calls are the kernel's counters (`/proc/PID/io`) of the broker's I/O workers: one for the metadata, one for
+the owner of the VM's lease. Full scans are counted apart, and so is sanlock's own I/O, which is in its own process. The
+agent starts a process once a minute for one read of the VM's definition: its starts are counted.
 """
 
 import random
 import time
 from contextlib import ExitStack
-from typing import List
+from typing import Dict, List
 
-from benchmarks import births, meter, peers
+from benchmarks import births, idle, meter, peers
 from benchmarks.effort import Effort
 from benchmarks.figures import Figure
 from benchmarks.host import Host, Peers
@@ -21,35 +21,43 @@ _SCAN = 2001 * 4096
 
 
 def steady(host: Host, count: int, runner: int, budget: float, effort: Effort) -> List[Figure]:
-    """``count`` hosts, ours included; ``runner`` 0: no host has the engine."""
-    broker, agent, sanlock = host.pid("broker"), host.pid("agent"), host.pid("sanlock")
+    """``count`` hosts, ours included; ``runner`` 0: no host has the engine. The budget holds for the metadata alone."""
+    agent = host.pid("agent")
     with Peers(host, count - 1, runner), ExitStack() as stack:
         host.await_slots(count)
         time.sleep(effort.settle)  # a cycle of everybody, and the scan that new hosts cause
         born = births.listen()
         if born is not None:
             stack.enter_context(born)
-        workers = meter.children(broker)
-        scans = _full_scans(host)
-        before = [meter.cost(pid) for pid in (*workers, sanlock)]
+        watched = _watched(host)
+        scans, before = _full_scans(host), meter.costs(watched)
         began = time.monotonic()
         time.sleep(effort.window)
         passed = time.monotonic() - began
-        if meter.children(broker) != workers:
+        if _watched(host) != watched:
             raise SystemExit("benchmark: the broker started a process meanwhile")
+        spent = {name: cost.since(before[name]) for name, cost in meter.costs(watched).items()}
         scans = _full_scans(host) - scans
-        *spent, others = [meter.cost(pid).since(start) for pid, start in zip((*workers, sanlock), before)]
         reads = int(effort.window // 60) if born is None else born.of([agent])
-    moved = sum(each.read + each.written for each in spent) - scans * _SCAN + reads * DEFINITION
-    calls = sum(each.calls for each in spent)
+    bytes_ = {name: (cost.read + cost.written) / passed / 1e3 for name, cost in spent.items()}
+    slots = spent["volume"]
     name = f"volume.{count}_hosts" if runner else f"volume.{count}_hosts_engine_not_well"
-    how = f"/proc/PID/io of the broker's workers without {scans} full scans, and {reads} reads of the definition"
+    how = f"/proc/PID/io of the broker's worker, without {scans} full scans"
+    definition = f"the agent's starts of its reader, counted: {reads} reads of {DEFINITION} bytes"
     return [
-        Figure(f"{name}.bytes", moved / passed / 1e3, "kB/s", how, budget),
-        Figure(f"{name}.written", sum(each.written for each in spent) / passed / 1e3, "kB/s", "of these"),
-        Figure(f"{name}.calls", calls / passed, "calls/s", "reads and writes of the same workers, sockets included"),
-        Figure(f"{name}.sanlock", (others.read + others.written) / passed / 1e3, "kB/s", "/proc/PID/io of sanlock"),
+        Figure(f"{name}.metadata", bytes_["volume"] - scans * _SCAN / passed / 1e3, "kB/s", how, budget),
+        Figure(f"{name}.metadata_written", slots.written / passed / 1e3, "kB/s", "of these"),
+        Figure(f"{name}.metadata_calls", slots.calls / passed, "1/s", "/proc/PID/io of the same, its socket included"),
+        Figure(f"{name}.lease", bytes_.get("lease", 0.0), "kB/s", "/proc/PID/io of the worker that reads the owner"),
+        Figure(f"{name}.definition", reads * DEFINITION / passed / 1e3, "kB/s", definition),
+        Figure(f"{name}.sanlock", bytes_["sanlock"], "kB/s", "/proc/PID/io of sanlock"),
     ]
+
+
+def _watched(host: Host) -> Dict[str, int]:
+    """The broker's workers, and sanlock."""
+    workers = {idle.volume_of(pid): pid for pid in meter.children(host.pid("broker"))}
+    return {**workers, "sanlock": host.pid("sanlock")}
 
 
 def full_scan() -> List[Figure]:

@@ -19,8 +19,8 @@ BUDGETS = {
     "idle.cpu": 0.5,
     "idle.alone": 100,
     "status.3_hosts.cpu": 120,
-    "volume.3_hosts.bytes": 2.5,
-    "volume.3_hosts_engine_not_well.bytes": 12,
+    "volume.3_hosts.metadata": 2.5,
+    "volume.3_hosts_engine_not_well.metadata": 12,
     "volume.visible_after": 2,
 }
 
