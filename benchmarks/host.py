@@ -154,25 +154,13 @@ class Host:
         """Until the broker serves so many."""
         _await(lambda: len(self.link.get_stats()) >= count, f"{count} slots", 30.0)
 
-    def end(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+    def close(self) -> None:
+        """Nobody waits for a farewell: of the agent's last record, and of sanlock's lockspaces."""
+        self.link.close()
+        for process in self._processes.values():
             process.kill()
             process.wait(10)
-
-    def close(self) -> None:
-        self.link.close()
-        for name in ("agent", "broker"):
-            self.end(name)
-        sanlock = self._processes.pop("sanlock", None)
-        if sanlock is not None:
-            sanlock.kill()  # told to end, it would wait for its lockspaces
-            sanlock.wait(10)
+        self._processes.clear()
         shutil.rmtree(self.root)
 
 
