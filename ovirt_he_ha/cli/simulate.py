@@ -1,6 +1,8 @@
 """--simulate: what would happen if something failed now. Looks at the cluster, and lets a child do the simulating."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.what_if import QuestionError, read
 
 SECONDS = 300.0  # wall: the child begins no further run after 60, and the largest cluster's single run takes minutes
+NICE = 15
 EXIT_INPUT = 2  # of the child: one line says what is wrong with the question
 _GOOD = (0, 3)
 # Its own interpreter: the simulator has the whole product in it, and a command must not (nor start as slowly). -B: no
@@ -48,6 +51,7 @@ def _asked(snapshot: Dict[str, Any], words: List[str]) -> int:
         stderr=subprocess.PIPE,
         cwd=_WORKING_DIRECTORY,
     )
+    _yield_to_the_daemons(child.pid)
     try:
         out, err = child.communicate(json.dumps(snapshot).encode("ascii"), timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -64,6 +68,12 @@ def _asked(snapshot: Dict[str, Any], words: List[str]) -> int:
         sys.stdout.write(out.decode("utf-8", "replace"))
         return child.returncode
     raise _refusal(child.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+
+def _yield_to_the_daemons(pid: int) -> None:
+    """It computes for seconds, on a host that has better things to do."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
 def _refusal(status: int, out: str, err: str) -> Refusal:

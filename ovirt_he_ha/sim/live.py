@@ -190,7 +190,7 @@ def read(document: object, file: Union[str, Path]) -> LiveCluster:
         score=_score(root),
         global_maintenance=_maybe_flag(root, "global_maintenance") if "global_maintenance" in root.values else False,
         owner=(owner.whole("host_id", 0, MAX_HOST_ID), owner.whole("generation", 0, 1 << 62)) if owner.values else None,
-        problems=tuple(str(each) for each in root.objects("problems")),
+        problems=tuple(_plain(str(each)) for each in root.objects("problems")),
     )
 
 
@@ -358,6 +358,10 @@ def _of_the_engine(cluster: LiveCluster) -> List[Assumption]:
 
 def _ill(host: LiveHost) -> str:
     return "begin to boot now" if host.is_booting else "have become ill just now, for good"
+
+
+def _plain(text: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in text)[:512]
 
 
 def _capital(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ovirt_he_ha.config.what_if import ALL, AskedFault
 from ovirt_he_ha.core.reasons import describe
 from ovirt_he_ha.sim.clock import SECOND
-from ovirt_he_ha.sim.live import OFF, WORKS, LiveHost
+from ovirt_he_ha.sim.live import DYING, MUTE, OFF, STOPPED, WORKS, LiveHost
 from ovirt_he_ha.sim.telling import Event, essence
 from ovirt_he_ha.sim.what_if import Answer, RunOf
 
@@ -18,7 +18,12 @@ PARTS = {
 }
 MANY = 6  # hosts; more are not told one by one
 TOGETHER = 40  # seconds
-_MODES = {WORKS: "", OFF: "off"}
+_MODES = {
+    STOPPED: "its agent is stopped",
+    MUTE: "on, but says nothing",
+    OFF: "off",
+    DYING: "gone, and not yet dead for sanlock",
+}
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
@@ -27,6 +32,7 @@ _MODES = {WORKS: "", OFF: "off"}
 def text(answer: Answer) -> str:
     lines = ["The cluster now:"]
     lines += [f"    {line}" for line in _host_lines(answer)]
+    lines += [f"    problem: {each}" for each in answer.cluster.problems]
     lines += ["", _question(answer), ""]
     lines += _verdict(answer)
     lines += ["", f"What happens, in seconds from now ({_which(answer)}):"]
@@ -56,7 +62,7 @@ def _host_line(answer: Answer, host: LiveHost) -> str:
         words = [host.state or "oVirt's own agent", f"score {host.score}"]
         words += ["in maintenance"] if host.rests else []
     else:
-        words = [_MODES.get(host.mode, host.mode)]
+        words = [_MODES[host.mode]]
     if host.id == answer.cluster.engine_on:
         words.append("has the engine VM")
     return f"{host.shown}: {', '.join(words)}"
@@ -213,6 +219,7 @@ def document(answer: Answer) -> Dict[str, Any]:
             {"id": host.id, "name": host.name, "mode": host.mode, "state": host.state, "score": host.score}
             for host in answer.cluster.hosts
         ],
+        "problems": list(answer.cluster.problems),
         "engine_on": answer.cluster.engine_on or None,
         "runs": len(runs),
         "planned": answer.planned,
