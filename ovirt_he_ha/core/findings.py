@@ -99,6 +99,10 @@ FINDINGS: Mapping[str, Words] = MappingProxyType(
             "or no lockspace",
             "look at sanlock and the mount of the storage domain on {hosts}: `sanlock client status`",
         ),
+        "lockspace-unknown": Words(
+            "Whether {hosts} renews its id in the storage domain's lockspace is not known yet to this host's sanlock",
+            "wait a minute: sanlock must see a renewal first, one comes every 20 s",
+        ),
         # --- what must be equal
         "timeouts-differ": Words(
             "sanlock's timeouts are not equal: {found}",

@@ -272,7 +272,9 @@ def _lockspace(cluster: Cluster, live: Sequence[Host], vm_host: int) -> Iterator
     if not cluster.flags_known:
         return
     for one in live:
-        if one.lease is not HostLease.LIVE and one.lease is not HostLease.UNKNOWN:
+        if one.lease is HostLease.UNKNOWN:
+            yield found("lockspace-unknown", Level.UNKNOWN, (one.host_id,))
+        elif one.lease is not HostLease.LIVE:
             yield found("not-in-lockspace", _lack(one, vm_host), (one.host_id,))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ovirt_he_ha.core import findings, protection, slot
 from ovirt_he_ha.core.model import (
+    Empty,
     EngineStatus,
     Health,
     HostLease,
@@ -173,6 +174,8 @@ def test_without_a_vm_most_hosts_are_right():
         ({"record": told(3, extra_ok=False)}, "host-foreign", L.UNKNOWN),
         ({"lease": HostLease.DEAD}, "not-in-lockspace", L.DEGRADED),
         ({"lease": None}, "not-in-lockspace", L.DEGRADED),
+        ({"lease": HostLease.UNKNOWN}, "lockspace-unknown", L.UNKNOWN),
+        ({"record": Empty(), "live": False, "lease": None}, "host-dead", L.DEGRADED),
     ],
 )
 def test_a_spare_that_is_taken_away_is_named(put, code, level):
@@ -188,6 +191,21 @@ def test_no_spare_is_unprotected_and_a_doubted_one_is_not_known():
     assert ("no-spare", L.UNPROTECTED, ()) in Three().put(3, away).put(2, live=False).found()
     assert ("no-spare", L.UNKNOWN, ()) in Three().put(3, away).put(2, silent=True).found()
     assert ("no-spare", L.UNPROTECTED, ()) not in Three().put(3, away).found()
+
+
+def test_while_the_vm_is_down_one_host_is_for_it_and_one_is_the_spare():
+    assert ("no-spare", L.UNPROTECTED, ()) in Three().put(1, live=False).put(2, live=False).found()
+    assert "no-spare" not in {code for code, _, _ in Three().put(1, told(1)).put(2, live=False).found()}
+
+
+def test_of_a_vm_on_a_foreign_host_only_that_is_said():
+    found = Three().put(1, told(1, True, extra_ok=False)).found()
+    assert found == {("host-foreign", L.UNKNOWN, (1,)), ("no-live-move", L.NOTE, ())}
+
+
+def test_news_are_not_published():
+    lines = dict(findings.published(L.PROTECTED, [findings.found("no-live-move", L.NOTE)]))
+    assert lines == {"prot": "protected", "prot.why": ""}
 
 
 @pytest.mark.parametrize("lines", [{"wd": "0"}, {"lockmgr": "off"}, {"def": "qcow2"}])
@@ -268,6 +286,9 @@ def test_what_nobody_recovers_is_said():
     three.more["global_maintenance"] = Reading.of(True)
     found = three.forecast()
     assert {each.how for each in found.values()} == {"untouched", NOT_RECOVERED}
+    three.more["global_maintenance"] = Reading.missing("overdue")
+    assert {each.how for each in three.forecast().values()} == {"untouched", NOT_RECOVERED}
+    assert Three().put(1, wd="0").forecast()["vm-crash"].how == UNKNOWN, "only another host may start it"
     refused = Three().put(1, **{"def": "no-lease"}).put(2, **{"def": "no-lease"}).put(3, **{"def": "no-lease"})
     assert refused.forecast()["vm-crash"].how == NOT_RECOVERED
 
