@@ -12,7 +12,7 @@ import traceback
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List
 
-from benchmarks import cycle, idle, peers, reference, rpc, scale, status, volume
+from benchmarks import cycle, idle, peers, reference, rpc, scale, shared, status, volume
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.figures import Figure, show
 from benchmarks.host import Host
@@ -69,6 +69,11 @@ def _status(effort: Effort) -> Iterator[List[Figure]]:
         yield status.figures(host, effort.rpc_hosts, effort)
 
 
+def _shared(effort: Effort) -> Iterator[List[Figure]]:
+    with running(3, effort) as host:
+        yield shared.figures(host, effort)
+
+
 def _scale(effort: Effort) -> Iterator[List[Figure]]:
     for count in scale.SIZES if effort is FULL else (3,):
         with running(count, effort) as host:
@@ -81,6 +86,7 @@ GROUPS: Dict[str, Callable[[Effort], Iterator[List[Figure]]]] = {
     "three": _three,
     "volume": _volume,
     "status": _status,
+    "shared": _shared,
     "scale": _scale,
 }
 

@@ -85,7 +85,8 @@ class Host:
         paths.agent_conf.write_text(f"[libvirt]\nuri=qemu:///system?socket={self.root}/no-libvirt\n")
 
     def make_storage(self) -> None:
-        sizes = VolumeSizes(SCANNED, 2 * MIB, 2 * MIB, MIB, 8 * MIB)
+        # The lockspace's volume also holds the lock of the configuration, 8 MiB from its beginning.
+        sizes = VolumeSizes(SCANNED, 16 * MIB, 2 * MIB, MIB, 8 * MIB)
         create_domain(self.conf.storage, self.conf.sd_uuid, DomainVolumes.of(self.conf), sizes, owner=None)
         archive = self.domain.volume_path(self.conf.conf_image_uuid, self.conf.conf_volume_uuid)
         disk = self.domain.volume_path(self.conf.vm_disk_id, self.conf.vm_disk_vol_id)

@@ -9,8 +9,10 @@ from typing import Iterator, Optional
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf
-from ovirt_he_ha.storage.archive import SIZE, parse_archive
+from ovirt_he_ha.storage.archive import parse_archive
+from ovirt_he_ha.storage.archive_journal import AREA, SIZE, whole
 from ovirt_he_ha.storage.domain_files import FilesOfWorker
+from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.ovf_store import OvfStoreError, OvfStores, read_ovf
@@ -47,8 +49,13 @@ class SharedStorage:
 
     def vm_conf(self) -> str:
         """From the configuration volume. Raises StorageError, ArchiveError, UnicodeDecodeError."""
-        data = self._worker.read(0, SIZE, READ_SECONDS)
-        return parse_archive(data)["vm.conf"].decode("utf-8")
+        try:
+            data = self._worker.read(0, AREA, READ_SECONDS)
+        except StorageError as error:
+            if error.code != "too-small":  # for the copy that is kept beside the archive
+                raise
+            data = self._worker.read(0, SIZE, READ_SECONDS)
+        return parse_archive(whole(data))["vm.conf"].decode("utf-8")
 
     def ovfs(self) -> Iterator[OvfCandidate]:
         """Of the engine VM, newest first; all of them together within READ_SECONDS. Raises OvfStoreError where there

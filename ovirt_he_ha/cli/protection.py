@@ -26,7 +26,7 @@ from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor import lock_manager
 from ovirt_he_ha.hypervisor.custom_definition import CustomRefused, load_custom
 from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, check, engine_xml, parse_vm_conf
-from ovirt_he_ha.storage.archive import ArchiveError, parse_archive
+from ovirt_he_ha.storage.archive import ArchiveError, read_archive
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.local import LocalDomain
@@ -163,7 +163,7 @@ def _definition(paths: HostPaths, conf: HostedEngineConf) -> _Definition:
     path = LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
     try:
         with BoundedVolume(path, VOLUME_SECONDS) as volume:
-            text = parse_archive(volume.read())["vm.conf"].decode("utf-8")
+            text = read_archive(volume)["vm.conf"].decode("utf-8")
     except (IoFailure, StorageError, ArchiveError, UnicodeDecodeError):
         return _Definition("", memory)  # that the storage does not answer shows by itself
     return _judged(text, paths, conf)

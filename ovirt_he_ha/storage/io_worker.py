@@ -92,6 +92,10 @@ class IoWorker(BlockIO):
         """Offsets at which a write that we gave up may still reach the volume."""
         return tuple(each.writing for each in self._still_there() if each.writing is not None)
 
+    def late_writers(self) -> Tuple[int, ...]:
+        """The processes that may still do so."""
+        return tuple(each.popen.pid for each in self._still_there() if each.writing is not None)
+
     def read(self, offset: int, length: int, deadline: float) -> bytes:
         _check_request(self.path, offset, length)
         data = self._call(READ, offset, length, b"", deadline)

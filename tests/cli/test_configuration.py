@@ -11,6 +11,7 @@ from ovirt_he_ha.config.files import load_ha_conf, load_hosted_engine_conf, read
 from ovirt_he_ha.storage.archive import build_archive, read_archive
 from ovirt_he_ha.storage.local import LocalDomain
 from tests.cli.world import World, run
+from tests.client.no_lock import NoLock
 
 MEMBERS = {
     "version": b"0.1.0",
@@ -30,6 +31,7 @@ def archive_of(host: World) -> Path:
 @pytest.fixture
 def shared(host: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(shared_config, "SETTLE", 0.001)
+    monkeypatch.setattr(shared_config, "ArchiveLock", NoLock)
     path = archive_of(host)
     path.parent.mkdir(parents=True)
     path.write_bytes(build_archive(MEMBERS).ljust(1 << 20, b"\0"))

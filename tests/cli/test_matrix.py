@@ -26,6 +26,7 @@ from tests.cli.test_configuration import MEMBERS, archive_of
 from tests.cli.test_console import Engine as Screen
 from tests.cli.test_vm import Engine, define
 from tests.cli.world import UP, Ran, World, record, run
+from tests.client.no_lock import NoLock
 
 LONGEST = 3.0  # wall seconds
 OUT, ERR, BOTH, NEITHER = "out", "err", "both", "-"
@@ -173,6 +174,7 @@ def host(host: World, domain: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     archive.unlink()
     archive.write_bytes(build_archive(MEMBERS))
     monkeypatch.setattr(shared_config, "SETTLE", 0.001)
+    monkeypatch.setattr(shared_config, "ArchiveLock", NoLock)
     able = (("state", "EngineDown"), ("mig", "1"), ("mig.uri", "tcp://192.0.2.2"), ("cpu", "a"), ("mem", "4000"))
     host.publish(record(1, extra=(("state", "EngineUp"), ("cpu", "a"))), record(2, extra=able))
     host.publish(record(3, stopped=True))
