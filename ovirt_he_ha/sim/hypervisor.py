@@ -18,6 +18,7 @@ from ovirt_he_ha.sim.sanlock import SIGNAL_SECONDS, Sanlock
 
 SPAWN = 0.3  # seconds until qemu is there, its images open
 CPUS = 0.9  # until libvirt asks for the lease
+MAKE_ROOM = 1.0  # until a paused copy is gone
 GIVE_UP = 0.3  # until a refused qemu is gone
 LAST_WORD = 0.3  # until libvirt tells of an end
 SOCKET = 0.5  # until libvirtd, going on again, reads what waited for it
@@ -131,6 +132,7 @@ class Libvirt:
         self._freezing: Dict[int, str] = {}
         self._freezes = 0
         self._move: Optional[Move] = None
+        self._start: Optional[Start] = None
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -184,8 +186,18 @@ class Libvirt:
             return
         if self._unable(deadline, done):
             return
-        if self.domain is not None:
-            running = self.domain.cpus == Cpus.RUNNING
+        here = self.domain
+        if here is not None and here.cpus == Cpus.PAUSED and here.pause_reason != "migration":
+            self.kill(here, "destroyed")  # a paused copy is never resumed: it makes room
+            self.after(MAKE_ROOM, lambda: self._room_made(here, deadline - MAKE_ROOM, done))
+        else:
+            self._request(deadline, done)
+
+    def _request(self, deadline: float, done: Done) -> None:
+        """``createXML`` itself."""
+        here = self.domain
+        if here is not None:
+            running = here.cpus == Cpus.RUNNING
             done(Outcome.OK if running else Outcome.REFUSED, "it runs here already" if running else "busy")
             return
         if any(each.alive for each in self.strays):
@@ -211,9 +223,15 @@ class Libvirt:
             else:
                 self.thaw(token)
                 left = (until - self.timeline.now) / SECOND
-                self.create(FOR_EVER if answer.given else left, answer.give)
+                self._request(FOR_EVER if answer.given else left, answer.give)
 
         self.after(SOCKET, look)
+
+    def _room_made(self, before: Copy, deadline: float, done: Done) -> None:
+        if before.alive:
+            done(Outcome.REFUSED, "still-paused")
+        else:
+            self.create(deadline, done)
 
     def _unable(self, deadline: float, done: Done) -> bool:
         if not self.up:
@@ -356,17 +374,21 @@ class Libvirt:
     # --- the daemon --------------------------------------------------------------------------------------------------
 
     def daemon_down(self) -> None:
-        """A create that waited for a lease ends with it; a running VM goes on."""
+        """A create that waited for a lease fails, and yet sanlock goes on and gets its qemu the lease. A running VM
+        goes on."""
         self.up = False
         self._freezing.clear()
         if self._move is not None:
             self._move.cut()
+        if self._start is not None:
+            self._start.broken()
+
+    def daemon_up(self) -> None:
+        """What has not begun to run is ended; what ran is known again."""
+        self.up = True
         copy = self.domain
         if copy is not None and copy.cpus == Cpus.STARTING:
             self.kill(copy, "failed")
-
-    def daemon_up(self) -> None:
-        self.up = True
 
 
 class Answer:
@@ -390,6 +412,8 @@ class Start:
         self.copy = copy
         self.answer = Answer(done)
         self.token = 0
+        self.orphaned = False
+        libvirt._start = self
         libvirt.after(max(0.0, deadline - SPAWN - CPUS), self._overdue)
 
     def ask_lease(self) -> None:
@@ -411,6 +435,8 @@ class Start:
         if not copy.alive or copy.dying:
             libvirt._release(copy)
             self._finish(Outcome.FAILED, "its process ended")
+        elif self.orphaned and outcome == "":
+            return  # nobody is there to let its CPUs run
         elif outcome == "":
             copy.set_cpus(Cpus.RUNNING)
             libvirt.site.trace(f"VM process {copy.pid} runs")
@@ -422,6 +448,11 @@ class Start:
             lost = outcome == "busy"
             self._finish(Outcome.LOST_RACE if lost else Outcome.FAILED, f"Failed to acquire lock: {outcome}")
 
+    def broken(self) -> None:
+        """libvirtd is gone, and qemu is as it was."""
+        self.orphaned = True
+        self._finish(Outcome.FAILED, "the connection broke")
+
     def _overdue(self) -> None:
         """The caller gives up, and ends the process that waits: its CPUs have not run."""
         if self.answer.given:
@@ -431,4 +462,6 @@ class Start:
         self._finish(Outcome.OVERDUE, "create does not return")
 
     def _finish(self, outcome: Outcome, detail: str) -> None:
+        if self.libvirt._start is self:
+            self.libvirt._start = None
         self.answer.give(outcome, detail)

@@ -409,13 +409,13 @@ class Sanlock:
         return seen is not None and self.timeline.now - seen[1] <= ns(FRESH * self.io) and seen[1] > space.joined_at
 
     def _grant(self, wait: _Wait, space: Space) -> None:
-        if wait.holder.pid not in self.holders:
-            self._answer(wait, "error")  # it was killed while it waited
+        version = self.disk.owner.version + 1
+        if wait.holder.pid not in self.holders:  # it was killed while it waited: taken, and given back at once
+            self.disk.set_owner(LeaseOwner(0, space.generation, 0, version))
+            self._answer(wait, "error")
             return
         self.held[wait.holder.pid] = wait.holder.lease = (space.host_id, space.generation)
-        self.disk.set_owner(
-            LeaseOwner(space.host_id, space.generation, self.timeline.now // SECOND + 1, self.disk.owner.version + 1)
-        )
+        self.disk.set_owner(LeaseOwner(space.host_id, space.generation, self.timeline.now // SECOND + 1, version))
         self._answer(wait, "")
 
     def _answer(self, wait: _Wait, outcome: str) -> None:
