@@ -59,7 +59,7 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
         "incoming-migration": Word(EVENT, "the migration to that host has ended"),
         "too-new": Word(EVENT, "host {hosts} publishes a format that is known", "Update this host's packages"),
         # --- the guard
-        "lockspace": Word(EVENT, "sanlock on that host holds lockspace {name} (a join takes 21 s)", _SANLOCK),
+        "lockspace": Word(EVENT, "sanlock on that host holds lockspace {name}", _SANLOCK, ("join",)),
         "definition": Word(EVENT, "the VM's definition is accepted", "Mend the definition: {problem}"),
         "lease-unset": Word(EVENT, "the lease can be computed", "Check hosted-engine.conf on that host"),
         "lease-mismatch": Word(

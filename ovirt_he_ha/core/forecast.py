@@ -129,7 +129,10 @@ def forecast(record: Record) -> Forecast:
 
 def _start(why: Sequence[Reason], left: Mapping[str, Countdown]) -> Step:
     held_up = [each for each in why if advice.word(each.code).kind in (advice.TIME, advice.EVENT)]
-    waits = [_wait(each, left) for each in held_up if each.code != "rank"]
+    codes = [each.code for each in held_up]
+    # A score of 0 that comes from another wait is over together with that.
+    same = [each for each in held_up if each.code == "score-zero" and each.values.get("why") in codes]
+    waits = [_wait(each, left) for each in held_up if each.code != "rank" and each not in same]
     rank = next((each for each in held_up if each.code == "rank"), None)
     if rank is not None:
         waits.append(_turn(rank, left, waits))

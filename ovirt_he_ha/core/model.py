@@ -234,7 +234,8 @@ class LeaseFacts:
     from the storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog``
     in seconds. ``reset_within``: seconds within which the watchdog resets this host, because its sanlock died with the
     lockspace; None: no reset is expected. ``owner_silent``: seconds since sanlock saw the host of the lease's owner
-    renew its id, once it is late with that; None: it is not late, or not known. For countdowns only.
+    renew its id, once it is late with that; None: it is not late, or not known. ``joining_for``: seconds that a join of
+    one of the lockspaces has taken so far. Both are for countdowns only.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -247,6 +248,7 @@ class LeaseFacts:
     watchdog_armed: Optional[bool] = None
     reset_within: Optional[float] = None
     owner_silent: Optional[float] = None
+    joining_for: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------

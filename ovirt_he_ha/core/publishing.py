@@ -224,12 +224,21 @@ def _say_host(sit: Situation, d: Draft) -> None:
         d.problem("too-new", hosts=",".join(str(host_id) for host_id in sit.view.too_new[:20]))
     for name, state in sit.missing_lockspaces():
         d.problem("lockspace", name=name, state=state)
+    if sit.snapshot.leases.joining_for is not None:
+        d.ahead("join", _joined_at(sit, sit.snapshot.leases.joining_for))
     for peer in peer_lease_conflicts(sit):
         theirs = peer.record.get("lease") if peer.record is not None else ""
         d.problem("lease-mismatch", host=peer.host_id, theirs=theirs, ours=lease_text(host.lease))
     if host.definition_problem:
         d.problem("definition", problem=host.definition_problem)
     _say_storage(sit, d)
+
+
+def _joined_at(sit: Situation, joining_for: float) -> float:
+    """A join takes 2 io_timeouts and a second; 14 where the id was another host's, who is watched for so long."""
+    began, io_timeout = sit.now - joining_for, sit.snapshot.leases.io_timeout
+    usual = began + 2.0 * io_timeout + 1.0
+    return usual if usual > sit.now else began + 14.0 * io_timeout
 
 
 def _say_storage(sit: Situation, d: Draft) -> None:

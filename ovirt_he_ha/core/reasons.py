@@ -113,6 +113,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
 COUNTDOWNS: Mapping[str, str] = MappingProxyType(
     {
         "reinitialize": "this host has looked at everything anew",
+        "join": "sanlock has joined the lockspaces",
         "baseline": "every known host is established",
         "rank": "this host's turn to start",
         "reset-pending": "the watchdog has reset this host, or will not",

@@ -165,7 +165,12 @@ class SanlockLockspaces(Lockspaces):
             watchdog_armed=self._armed,
             reset_within=self._reset_watch.within(),
             owner_silent=self._owner_silent(now),
+            joining_for=self._joining_for(),
         )
+
+    def _joining_for(self) -> Optional[float]:
+        pairs = ((self._domain, self._domain_loop), (self._whiteboard, self._whiteboard_loop))
+        return max((loop.busy_for() or 0.0 for member, loop in pairs if member.joining), default=None)
 
     def _owner_silent(self, now: float) -> Optional[float]:
         owner = self._owner.value

@@ -17,6 +17,7 @@ from ovirt_he_ha.core.model import (
     Health,
     HostLease,
     LeaseOwner,
+    LockspaceState,
     Reading,
     Record,
     State,
@@ -102,6 +103,13 @@ def test_a_rank_comes_on_top_of_the_lease():
     (step,) = said(world).steps
     assert codes(step) == ["lease-held", "rank"]
     assert (step.earliest, step.at) == (0.0, 40.0 + 15.0)
+
+
+def test_a_join_has_a_time():
+    world = World(peers=())
+    world.lockspace = Reading.of(LockspaceState.JOINING)
+    world.joining_for = 11.0
+    assert times(said(world)) == {START: 10.0}
 
 
 def test_the_longest_wait_counts():

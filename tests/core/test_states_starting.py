@@ -167,6 +167,17 @@ def test_an_owner_that_renews_is_not_counted_down():
     assert "lease" not in events(world.step())
 
 
+@pytest.mark.parametrize("so_far, left", [(5.0, 16.0), (30.0, 110.0)])
+def test_a_join_is_counted_down(so_far, left):
+    """21 s are usual; then the id is watched for 140."""
+    world = World()
+    world.lockspace = Reading.of(LockspaceState.JOINING)
+    world.joining_for = so_far
+    decision = world.step()
+    assert events(decision)["join"] == world.now + left
+    assert decision.reasons[0].values == {"name": "storage", "state": "joining"}
+
+
 def test_an_order_that_has_not_returned_is_named_and_counted_down():
     world = World()
     world.report = ActionReport(Action(ActionKind.STOP, deadline=15.0), world.now - 4.0)

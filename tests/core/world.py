@@ -85,6 +85,7 @@ class World:
         self.watchdog_armed = True
         self.reset_within = None
         self.owner_silent = None
+        self.joining_for = None
         self.generation = 1
         self.global_maintenance = Reading.of(False)
         self.host = HostFacts(
@@ -192,6 +193,7 @@ class World:
                 watchdog_armed=self.watchdog_armed,
                 reset_within=self.reset_within,
                 owner_silent=self.owner_silent,
+                joining_for=self.joining_for,
             ),
             carried=self.carried,
             report=self.report,

@@ -126,6 +126,27 @@ class TestLockspaces:
         lockspaces._changed()  # a lockspace changed
         assert rounds(1, 0.0) == 1
 
+    def test_a_join_tells_how_long_it_has_taken(self, make, daemon):
+        lockspaces = make()
+        assert lockspaces.facts().joining_for is None
+        entered, leave = threading.Event(), threading.Event()
+        real = daemon.add_lockspace
+
+        def slow(*args, **how):
+            entered.set()
+            assert leave.wait(10)
+            return real(*args, **how)
+
+        daemon.add_lockspace = slow
+        lockspaces.want(1)
+        assert entered.wait(10)
+        first = lockspaces.facts().joining_for
+        assert first is not None
+        eventually(lambda: lockspaces.facts().joining_for > first)
+        leave.set()
+        eventually(lambda: held(lockspaces))
+        eventually(lambda: lockspaces.facts().joining_for is None)
+
     def test_an_owner_that_is_late_with_its_renewal_is_told_by_its_silence(self):
         class Clock(SystemClock):
             now = 1000.0
