@@ -180,7 +180,7 @@ class Libvirt:
     # --- start -------------------------------------------------------------------------------------------------------
 
     def create(self, deadline: float, done: Done) -> None:
-        """What ``createXML`` does and what becomes of it."""
+        """The product's start, what it asks libvirt for and what becomes of it."""
         if self.up and self.frozen and not self._freezing:
             self._create_later(deadline, done)
             return
