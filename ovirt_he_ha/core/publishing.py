@@ -256,9 +256,10 @@ def _say_storage(sit: Situation, d: Draft) -> None:
 
 def _say_files(sit: Situation, d: Draft) -> None:
     """What cannot be written to this host's own disk."""
-    for code, problem in (("state-file", sit.snapshot.state_problem), ("ledger", sit.snapshot.ledger_problem)):
-        if problem:
-            d.problem(code, problem=problem)
+    if sit.snapshot.state_problem:
+        d.problem("state-file", problem=sit.snapshot.state_problem)
+    if sit.snapshot.ledger_problem:
+        d.problem("ledger", problem=sit.snapshot.ledger_problem)
 
 
 def _wake_at(sit: Situation, d: Draft) -> float:
