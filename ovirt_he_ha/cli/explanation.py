@@ -20,7 +20,7 @@ from ovirt_he_ha.cli.host_story import (
 from ovirt_he_ha.core import advice
 from ovirt_he_ha.core import forecast as fc
 from ovirt_he_ha.core.forecast import Step
-from ovirt_he_ha.core.model import LeaseOwner, Reading, State, Vm
+from ovirt_he_ha.core.model import LeaseOwner, Reading, Reason, State, Vm
 from ovirt_he_ha.core.timers import Timers
 
 _LATE = Timers().facts_stale  # seconds; a host that lives says something every 10
@@ -75,7 +75,30 @@ def _ahead(cluster: Cluster) -> List[Tuple[HostSeen, Step]]:
         for step in host.forecast.steps
         if step.action != fc.START or absent
     ]
-    return sorted(found, key=_soonest)
+    ends = _ends(found)
+    return sorted(((host, _informed(host, step, ends)) for host, step in found), key=_soonest)
+
+
+# What ends for all hosts in the same moment.
+_COMMON = ("lease-held",)
+_ELSEWHERE = "engine-up-elsewhere"
+Ends = List[Tuple[Reason, float]]
+
+
+def _ends(found: Sequence[Tuple[HostSeen, Step]]) -> Ends:
+    """When, from now, something ends that several hosts wait for: those that publish every 10 s do not do it together,
+    and the one whose turn it is may be the last to say so."""
+    waits = [(host, wait) for host, step in found for wait in step.waits if wait.why.code in _COMMON]
+    ends = [(wait.why, from_now(host, wait.at)) for host, wait in waits]
+    known = [(why, at) for why, at in ends if at is not None]
+    # A start is among the steps only while no live host publishes the VM as up: whoever waits for that learns it next.
+    return [*known, *((wait.why, 0.0) for _, step in found for wait in step.waits if wait.why.code == _ELSEWHERE)]
+
+
+def _informed(host: HostSeen, step: Step, ends: Ends) -> Step:
+    if step.action != fc.START:
+        return step
+    return fc.informed(step, [(why, at + (host.age or 0.0)) for why, at in ends])
 
 
 def _soonest(item: Tuple[HostSeen, Step]) -> Tuple[bool, float, bool, float, int, int]:

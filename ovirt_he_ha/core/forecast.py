@@ -4,7 +4,7 @@ Times are seconds after the publication. ``at`` is when the step comes if only c
 has to do something first. ``earliest``: it does not come before that, as long as nothing unforeseen happens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.core import advice
@@ -157,6 +157,25 @@ def _turn(rank: Reason, left: Mapping[str, Countdown], others: Sequence[Wait]) -
     known = [at for at in ends if at is not None]
     at = None if len(known) < len(ends) or step is None else max(known, default=0.0) + step
     return Wait(rank, 0.0, at)
+
+
+def informed(step: Step, ends: Sequence[Tuple[Reason, float]]) -> Step:
+    """The same start where it is known from another host when something ends that this one waits for as well."""
+    waits = [replace(wait, at=_end(wait.why, ends)) if wait.at is None else wait for wait in step.waits]
+    turn = next((wait for wait in waits if wait.why.code == "rank" and wait.at is None), None)
+    if turn is not None:
+        others = [wait for wait in waits if wait is not turn]
+        waits = [*others, _turn(turn.why, {}, others)]
+    return _step(step.action, waits) if waits else step
+
+
+def _end(why: Reason, ends: Sequence[Tuple[Reason, float]]) -> Optional[float]:
+    return min((at for other, at in ends if _is_same(why, other)), default=None)
+
+
+def _is_same(one: Reason, other: Reason) -> bool:
+    """The flag of a lease's owner may have been read at another moment."""
+    return one.code == other.code and one.values.get("host") == other.values.get("host")
 
 
 def _seconds(text: str) -> Optional[float]:

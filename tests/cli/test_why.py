@@ -140,6 +140,49 @@ def test_a_start_is_announced_with_its_time_corrected_by_the_age(world: World) -
     assert [step["host"] for step in found["next"]] == [2, 1]
 
 
+def test_what_one_host_knows_of_a_common_wait_counts_for_the_one_whose_turn_it_is(world: World) -> None:
+    """Host 2 is the better one, and has not said yet when the lease is free."""
+    rank = reason("rank", count=1, host=2, hostname="host2", score=3400, wait=15)
+    world.publish(
+        ours(1, why=(*NOT_RUNNING, rank), ahead=LEASE), ours(2, why=(reason("lease-held", host=3, flag="live"),))
+    )
+    world.slot_ages = {2: 6.0}
+    found = run("--why", "--json").json
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 30.0), (1, 45.0)]
+    assert found["answer"]["host"] == 2
+    # The other way round: who comes later learns it, too.
+    late = (reason("lease-held", host=3, flag="live"), replace_host(rank))
+    world.publish(ours(1, why=NOT_RUNNING, ahead=LEASE), ours(2, why=late))
+    found = run("--why", "--json").json
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(1, 30.0), (2, 45.0)]
+
+
+def test_a_host_that_has_not_noticed_yet_that_the_vm_is_gone_keeps_its_turn(world: World) -> None:
+    rank = reason("rank", count=1, host=2, hostname="host2", score=3400, wait=15)
+    world.publish(
+        ours(1, why=(*NOT_RUNNING, rank), ahead=LEASE),
+        ours(2, why=(reason("engine-up-elsewhere", host=3, hostname="host3"), *NOT_RUNNING)),
+        up(3),
+    )
+    world.alive, world.slot_ages = [1, 2], {2: 6.0, 3: 61.0}
+    found = run("--why", "--json").json
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 30.0), (1, 45.0)]
+
+
+def replace_host(rank: Reason) -> Reason:
+    return Reason(rank.code, {**rank.values, "host": "1", "hostname": "host1"})
+
+
+def test_another_wait_is_not_ended_by_what_others_know(world: World) -> None:
+    held = reason("lease-held", host=3, flag="live")
+    world.publish(ours(1, why=NOT_RUNNING, ahead=LEASE), ours(2, why=(held, reason("engine-unknown", why="overdue"))))
+    found = run("--why", "--json").json
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(1, 30.0), (2, None)]
+    world.publish(ours(2, why=(reason("lease-held", host=4, flag="live"),)))
+    found = run("--why", "--json").json
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(1, 30.0), (2, None)]
+
+
 def test_what_did_not_come_is_overdue_and_never_negative(world: World) -> None:
     world.publish(ours(1), ours(2, why=NOT_RUNNING, ahead=LEASE))
     world.slot_ages = {2: 42.0}
