@@ -1,6 +1,8 @@
 """A process that runs the agent's cycle over a broker's socket and loads nothing that the agent does not.
 
-python -m benchmarks.cycle_process SOCKET DIRECTORY CYCLES       prints one JSON line; DIRECTORY: an empty one
+    python -m benchmarks.cycle_process SOCKET DIRECTORY CYCLES recorded|plain    prints one JSON line
+
+DIRECTORY: an empty one. ``recorded``: with the recorder and the ledger, as the daemon runs; ``plain``: without them.
 """
 
 import importlib
@@ -16,7 +18,8 @@ from ovirt_he_ha.agent import service
 from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective
-from ovirt_he_ha.agent.publish import Publisher
+from ovirt_he_ha.agent.ledger import Ledger, LedgerFile
+from ovirt_he_ha.agent.publish import Publisher, beside
 from ovirt_he_ha.agent.recorder import Recorder
 from ovirt_he_ha.agent.ring import SHARE, Ring, RingThread
 from ovirt_he_ha.agent.state_file import StateFile
@@ -60,6 +63,16 @@ class NoKill:
         return None
 
 
+class CountedRing(Ring):
+    """With the bytes that it was given."""
+
+    given = 0  # bytes
+
+    def offer(self, data: bytes, first: bool) -> bool:
+        self.given += len(data)
+        return super().offer(data, first)
+
+
 def cycle_over(link: BrokerLink, clock: StepClock, state: Path) -> Cycle:
     lockspace, key, path, offset = peers.LEASE.split(":")
     lease = LeaseId(lockspace, key, path, int(offset))
@@ -71,41 +84,55 @@ def cycle_over(link: BrokerLink, clock: StepClock, state: Path) -> Cycle:
     def save(carried: Carried) -> None:
         store.save(carried.budgets)
 
-    limit = AgentConf().recorder_kib * 1024
     return Cycle(
-        recorder=Recorder(RingThread(Ring(state / "recording", limit)), limit // SHARE) if limit else None,
         collector=Collector(link.snapshot, identity, state / "ha.conf", workers, clock, published),
         actions=Nothing(),
         fencer=NoKill(),
-        publisher=Publisher(link, 1, clock, published, timers),
+        publisher=Publisher(link, 1, clock, published, timers, beside),
         save=save,
         timers=timers,
         carried=Carried(),
     )
 
 
-def run(path: Path, state: Path, cycles: int) -> Dict[str, float]:
-    """CPU seconds of one cycle (median and mean) and the resident bytes of this process."""
+def run(path: Path, state: Path, cycles: int, recorded: bool) -> Dict[str, float]:
+    """CPU seconds of one cycle: the median, and the mean with everything that other threads did meanwhile and after it;
+    bytes that the recorder put on this host's disk in one cycle; the resident bytes of this process."""
     clock = StepClock()
+    limit = AgentConf().recorder_kib * 1024
+    ring = CountedRing(state / "recording", limit)
+    recorder = Recorder(RingThread(ring), limit // SHARE)
+    ledger = Ledger(LedgerFile(state / "ledger"))
     with BrokerLink(path) as link:
         cycle = cycle_over(link, clock, state)
+        if recorded:
+            cycle.recorder, cycle.ledger = recorder, ledger
         taken: List[float] = []
-        for _ in range(WARM + cycles):
+        began = 0.0
+        for number in range(WARM + cycles):
             clock.now += 10.0
+            began = time.process_time() if number == WARM else began
             before = time.process_time()
             decision = cycle.run_one_cycle()
             taken.append(time.process_time() - before)
-        recorder, cycle.recorder = cycle.recorder, None
-        assert isinstance(recorder, Recorder) and not recorder.problem
-        recorder.close(5.0)
+        spent = time.process_time() - began
         taken = sorted(taken[WARM:])
-    assert decision.record is not None and len(decision.carried.loads) >= 89
     memory = meter.memory(os.getpid())
-    return {"median": taken[len(taken) // 2], "mean": sum(taken) / len(taken), "alive": len(decision.alive), **memory}
+    recorder.close(5.0)
+    ledger.close(5.0)
+    assert not recorder.problem and not ledger.problem, (recorder.problem, ledger.problem)
+    assert decision.record is not None and len(decision.carried.loads) >= 89
+    return {
+        "median": taken[len(taken) // 2],
+        "mean": spent / cycles,
+        "alive": len(decision.alive),
+        "recorded": ring.given / (WARM + cycles),
+        **memory,
+    }
 
 
 if __name__ == "__main__":
     for module in (service.__name__, "libvirt", "sanlock"):
         importlib.import_module(module)  # what the daemon imports counts in its memory
     settle()  # as both daemons do
-    print(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "recorded")))

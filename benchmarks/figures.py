@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Optional, Sequence, TextIO
+from typing import Optional, Sequence
 
 AT_LEAST = ">="
 AT_MOST = "<="
@@ -27,6 +27,10 @@ class Figure:
             return None
         return self.value <= self.budget if self.rule == AT_MOST else self.value >= self.budget
 
+    def said(self) -> str:
+        """One line for a person."""
+        return f"{self.name} is {rounded(self.value):g} {self.unit}, expected {self.rule} {self.budget:g}"
+
     def line(self) -> str:
         struct = asdict(self)
         struct["value"] = rounded(self.value)
@@ -41,10 +45,10 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def show(figures: Sequence[Figure], stream: TextIO = sys.stdout) -> None:
+def show(figures: Sequence[Figure]) -> None:
     for figure in figures:
-        stream.write(figure.line() + "\n")
-        stream.flush()
+        sys.stdout.write(figure.line() + "\n")
+        sys.stdout.flush()
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -15,8 +15,9 @@ import uuid
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from benchmarks import peers
+from benchmarks import installed, peers
 from benchmarks.definition import members
+from benchmarks.installed import unit_environment
 from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -26,7 +27,6 @@ from ovirt_he_ha.storage.archive import write_archive
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
 
-ROOT = Path(__file__).resolve().parents[1]
 _FORMAT = """
 import sys
 from ovirt_he_ha.core.model import LeaseId
@@ -36,16 +36,6 @@ write_lockspace(domain, ids)
 write_lockspace("hosted-engine", whiteboard)
 write_resource(LeaseId(domain, key, path, 0))
 """
-
-
-def unit_environment(daemon: str) -> Dict[str, str]:
-    """What systemd's unit sets for ``agent`` or ``broker``; nothing for others."""
-    unit = ROOT / "systemd" / f"ovirt-ha-{daemon}.service"
-    if not unit.exists():
-        return {}
-    lines = [line for line in unit.read_text().splitlines() if line.startswith("Environment=")]
-    words = [word for line in lines for word in line.partition("=")[2].split()]
-    return dict(word.split("=", 1) for word in words)
 
 
 class Host:
@@ -58,7 +48,7 @@ class Host:
         self.run_dir = self.root / "sanlock"
         self.env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            **installed.environment(),
             "OVIRT_HE_ROOT": str(self.paths.root),
             "SANLOCK_RUN_DIR": str(self.run_dir),
             "SANLOCK_PRIVILEGED": "0",
@@ -95,7 +85,8 @@ class Host:
         paths.agent_conf.write_text(f"[libvirt]\nuri=qemu:///system?socket={self.root}/no-libvirt\n")
 
     def make_storage(self) -> None:
-        sizes = VolumeSizes(SCANNED, 2 * MIB, 2 * MIB, MIB, 8 * MIB)
+        # The lockspace's volume also holds the lock of the configuration, 8 MiB from its beginning.
+        sizes = VolumeSizes(SCANNED, 16 * MIB, 2 * MIB, MIB, 8 * MIB)
         create_domain(self.conf.storage, self.conf.sd_uuid, DomainVolumes.of(self.conf), sizes, owner=None)
         archive = self.domain.volume_path(self.conf.conf_image_uuid, self.conf.conf_volume_uuid)
         disk = self.domain.volume_path(self.conf.vm_disk_id, self.conf.vm_disk_vol_id)
@@ -116,7 +107,9 @@ class Host:
         return self.pid("broker")
 
     def start_agent(self) -> int:
+        """Its process id; returns when it has read the VM's definition."""
         self._spawn("agent", [sys.executable, "-m", "ovirt_he_ha.agent.service"])
+        _await(self.paths.vm_conf.exists, "the VM's definition", 30.0)
         return self.pid("agent")
 
     def await_held(self) -> BrokerSnapshot:
@@ -141,7 +134,7 @@ class Host:
     def _spawn(self, name: str, command: List[str]) -> None:
         env = {**self.env, **unit_environment(name)}
         with (self.root / f"{name}.log").open("wb") as out:
-            self._processes[name] = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
+            self._processes[name] = subprocess.Popen(command, cwd=installed.tree(), env=env, stdout=out, stderr=out)
 
     # --- using ----------------------------------------------------------------------------------------------------
 
@@ -162,25 +155,13 @@ class Host:
         """Until the broker serves so many."""
         _await(lambda: len(self.link.get_stats()) >= count, f"{count} slots", 30.0)
 
-    def end(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+    def close(self) -> None:
+        """Nobody waits for a farewell: of the agent's last record, and of sanlock's lockspaces."""
+        self.link.close()
+        for process in self._processes.values():
             process.kill()
             process.wait(10)
-
-    def close(self) -> None:
-        self.link.close()
-        for name in ("agent", "broker"):
-            self.end(name)
-        sanlock = self._processes.pop("sanlock", None)
-        if sanlock is not None:
-            sanlock.kill()  # told to end, it would wait for its lockspaces
-            sanlock.wait(10)
+        self._processes.clear()
         shutil.rmtree(self.root)
 
 

@@ -1,7 +1,7 @@
 """One snapshot: what the broker, this host's files and the agent's own workers know at this moment."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Callable, Dict, Mapping, Optional, Tuple
@@ -20,6 +20,7 @@ from ovirt_he_ha.core.model import (
     HostFacts,
     LeaseId,
     Reading,
+    Safeguards,
     Slot,
     Snapshot,
 )
@@ -50,6 +51,8 @@ class Workers:
     cpu_model: Callable[[], str]
     guard: Callable[[], GuardReport] = GuardReport
     state_problem: Callable[[], str] = str
+    ledger_problem: Callable[[], str] = str
+    safeguards: Callable[[], Safeguards] = Safeguards
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Collector:
         return Snapshot(
             now=now,
             wall_offset=self._clock.wall() - now,
-            host=self._host_facts(),
+            host=self._host_facts(facts.version),
             slots=frozen_slots(slots),
             slots_age=facts.slots_age,
             global_maintenance=global_flag(facts),
@@ -106,6 +109,7 @@ class Collector:
             overwritten=facts.publish.overwritten,
             guard=self._workers.guard(),
             state_problem=self._workers.state_problem(),
+            ledger_problem=self._workers.ledger_problem(),
         )
 
     def _unpublished(self, now: float) -> Optional[float]:
@@ -114,7 +118,7 @@ class Collector:
         silent = now - self._published.written_at
         return silent if silent > 30.0 else None
 
-    def _host_facts(self) -> HostFacts:
+    def _host_facts(self, broker: str) -> HostFacts:
         identity = self._identity
         effective = self._workers.definition()
         maintenance, reason = self._local_maintenance()
@@ -135,6 +139,7 @@ class Collector:
             allow_unfenced=identity.agent_conf.allow_unfenced,
             score=identity.agent_conf.score,
             version=identity.version,
+            safeguards=replace(self._workers.safeguards(), broker=broker),
         )
 
     def ha_conf(self) -> HaConf:

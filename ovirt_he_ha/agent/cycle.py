@@ -48,6 +48,7 @@ class Cycle:
     before: Optional[Snapshot] = None
     recorder: Optional[Recording] = None
     ledger: Optional[Noting] = None
+    meter: Optional[Noting] = None
 
     def run_one_cycle(self, stopping: bool = False) -> Decision:
         """Collect, decide, act, publish. Raises BrokerError when the broker cannot be asked; then nothing was decided
@@ -67,8 +68,9 @@ class Cycle:
         # After what acts, before what may raise.
         if self.recorder is not None:
             self.recorder.record(snapshot, decision, self.timers, self.collector.raw_slots)
-        if self.ledger is not None:
-            self.ledger.note(snapshot, decision)
+        for noting in (self.ledger, self.meter):
+            if noting is not None:
+                noting.note(snapshot, decision)
         self.publisher.publish(snapshot, decision)
         return decision
 

@@ -16,7 +16,7 @@ from ovirt_he_ha.core.timers import Timers
 log = logging.getLogger(__name__)
 
 # Free-text keys that change with every second and alone do not make a slot worth a write before the keep-alive.
-_RESTLESS = ("why.", "score.cpu", "age.", "timeout", "fence.in")
+_RESTLESS = ("why.", "score.cpu", "age.", "timeout", "fence.in", "up.since", "wall")
 
 
 # wall seconds that a cycle waits for its write: a write that works takes 5-20 ms, and a hung one must not delay the
@@ -66,6 +66,7 @@ class Publisher:
         self._writing = False
         self._offered: Optional[Record] = None
         self._last: Optional[Record] = None
+        self._last_essence: Optional[Record] = None
         self._told: Optional[State] = None
 
     def publish(self, snapshot: Snapshot, decision: Decision) -> None:
@@ -87,7 +88,7 @@ class Publisher:
         last = self._published.written_at
         if last is None or now - last >= self._timers.publish_keepalive - 0.5:
             return True
-        return self._last is None or _essence(record) != _essence(self._last)
+        return self._last_essence is None or _essence(record) != self._last_essence
 
     def _offer(self, record: Record, data: bytes) -> None:
         with self._changed:
@@ -128,7 +129,7 @@ class Publisher:
             log.error("This host's slot was not written: %s", e, extra=throttled("write", HE_REASON=str(code)))
             return
         with self._changed:
-            self._last = record
+            self._last, self._last_essence = record, _essence(record)
             self._published.written_at = self._clock.monotonic()
 
     def _tell(self, state: State, hostname: str) -> None:

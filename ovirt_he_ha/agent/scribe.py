@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ovirt_he_ha.agent.meter import Patience, Said
 from ovirt_he_ha.core.guards import paused_for
 from ovirt_he_ha.core.ledger import GONE, HELD_UP, HERE, LOOK_SECONDS, MOST_REASONS, Entry, Look
 from ovirt_he_ha.core.model import Decision, LockspaceState, Reading, Reason, Snapshot, State, Vm
@@ -21,6 +22,7 @@ class Scribe:
         self._confirmed = True  # a look that surely came after the VM's last change is in a line
         self._said: Dict[str, Mapping[str, Any]] = {}
         self._done: Optional[Tuple[float, str]] = None
+        self._patience = Patience()
 
     def changes(self, snapshot: Snapshot, decision: Decision) -> List[Entry]:
         """The lines of this cycle, in the order in which things happened; mostly none."""
@@ -32,7 +34,9 @@ class Scribe:
         entries = [self._entry(kind, values, snapshot) for kind, values in found]
         entries += self._vm_and_lease(snapshot)
         found = [*self._differs("maintenance", _maintenance(snapshot)), *self._differs("fence", _fence(snapshot))]
-        found += self._differs("protection", _protection(snapshot))
+        found += self._differs(
+            "protection", {**_protection(snapshot), **_meter(self._patience.read(snapshot.now, decision))}
+        )
         found += self._decided(snapshot, decision)
         return entries + [self._entry(kind, values, snapshot) for kind, values in found]
 
@@ -178,7 +182,13 @@ def _protection(snapshot: Snapshot) -> Mapping[str, Any]:
         "guard": snapshot.guard.state,
         "storage": snapshot.storage_problem,
         "state-file": snapshot.state_problem,
+        "lock-manager": snapshot.host.safeguards.lock_manager or None,
     }
+
+
+def _meter(said: Said) -> Mapping[str, Any]:
+    """The meter as this host reads it: its level, and what is missing in the whole cluster."""
+    return {} if said.level is None else {"level": said.level.value, "missing": said.codes}
 
 
 def _state(reading: Reading[LockspaceState]) -> Optional[str]:

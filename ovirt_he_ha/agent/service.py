@@ -22,23 +22,28 @@ from ovirt_he_ha.agent.fence import Fencer
 from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
 from ovirt_he_ha.agent.ledger import Ledger, LedgerFile
+from ovirt_he_ha.agent.meter import Meter
 from ovirt_he_ha.agent.publish import Publisher, beside
 from ovirt_he_ha.agent.recorder import Recorder
 from ovirt_he_ha.agent.ring import SHARE, Ring, RingThread
+from ovirt_he_ha.agent.second_network import reaches
+from ovirt_he_ha.agent.self_check import SelfCheck
 from ovirt_he_ha.agent.shared_storage import SharedStorage
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
 from ovirt_he_ha.agent.state_writer import StateWriter
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
+from ovirt_he_ha.config.equality import deployment_digest
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
 from ovirt_he_ha.config.memory import settle
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
-from ovirt_he_ha.core.model import Carried, Fence, HostLease, LeaseId, LeaseOwner, Reading
+from ovirt_he_ha.core.model import Carried, Fence, HostLease, LeaseId, LeaseOwner, Reading, Safeguards
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import BindingMissing, Connection
+from ovirt_he_ha.hypervisor.custom_definition import load_custom
 from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
@@ -86,6 +91,8 @@ class Agent:
             clock=clock,
             on_change=self._wake.set,
             rest=self._storage.rest,
+            ovfs=self._storage.ovfs,
+            custom=lambda: load_custom(agent_conf),
         )
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)
@@ -97,6 +104,7 @@ class Agent:
         self._identity = Identity(conf.host_id, socket.gethostname(), boot_id, lease, agent_conf, __version__)
         self._vm = self._engine_vm(agent_conf, lease)
         self._cpu_model = LateAnswer(self._vm.cpu_model)
+        self._self_check = self._new_self_check(agent_conf)
         self._fencer = Fencer(self._kill_engine, clock, self._wake.set)
         self._heartbeat = Heartbeat(watchdog_seconds())
         self._scan = EngineScan(conf.vmid, ProcessTable())
@@ -109,6 +117,7 @@ class Agent:
             self._wake.set,
             lambda seconds: self._guard.suspend(seconds, "action"),
         )
+        self._ledger = Ledger(LedgerFile(paths.ledger))
         self._publisher = Publisher(self._link, conf.host_id, clock, self._published, self._timers, beside)
         self._cycle = Cycle(
             collector=self._collector(self._link),
@@ -121,7 +130,7 @@ class Agent:
         )
         self._recorder = recorder_of(paths, agent_conf)
         self._cycle.recorder = self._recorder
-        self._cycle.ledger = self._ledger = Ledger(LedgerFile(paths.ledger))
+        self._cycle.ledger, self._cycle.meter = self._ledger, Meter()
 
     def stop(self) -> None:
         """From any thread; a signal handler puts something into ``told`` instead."""
@@ -151,6 +160,7 @@ class Agent:
             self._guard.start()
             self._load_budgets()
             self._definition.start()
+            self._self_check.start()
             threading.Thread(target=self._watch_broker, name="wait-for-change", daemon=True).start()
             while not self._stopping.is_set():
                 wait = self._one_turn()
@@ -213,6 +223,7 @@ class Agent:
         """The final record (stopped=1), acknowledged on the volume. The VM runs on."""
         tell_systemd("STOPPING=1")
         self._definition.stop()
+        self._self_check.stop()
         try:
             self._cycle.run_one_cycle(stopping=True)
         except BrokerError as e:
@@ -252,6 +263,11 @@ class Agent:
         )
         return Guard(lease, seams, self._clock, self._timers)
 
+    def _new_self_check(self, agent_conf: AgentConf) -> SelfCheck:
+        apart = reaches(agent_conf.migration_address, self._conf.bridge)
+        known = Safeguards(second_network=apart, deployment=deployment_digest(self._conf))
+        return SelfCheck(self._paths, known, self._clock, self._vm.libvirt_version, self._wake.set)
+
     def _collector(self, link: BrokerLink) -> Collector:
         workers = Workers(
             definition=lambda: self._definition.current,
@@ -260,6 +276,8 @@ class Agent:
             cpu_model=self._cpu_model,
             guard=lambda: self._guard.report,
             state_problem=lambda: self._state_writer.problem,
+            ledger_problem=lambda: self._ledger.problem,
+            safeguards=lambda: self._self_check.current,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
 

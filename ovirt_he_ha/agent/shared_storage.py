@@ -4,16 +4,30 @@ Through a worker process with a deadline: a thread of the agent that hung in the
 keep the agent from its stop and its successor from its start.
 """
 
-from typing import Optional
+from dataclasses import dataclass
+from typing import Iterator, Optional
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf
-from ovirt_he_ha.storage.archive import SIZE, parse_archive
+from ovirt_he_ha.storage.archive import parse_archive
+from ovirt_he_ha.storage.archive_journal import AREA, SIZE, whole
 from ovirt_he_ha.storage.domain_files import FilesOfWorker
+from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.ovf_store import OvfStoreError, OvfStores, read_ovf
 
 READ_SECONDS = 5.0  # product
+SEARCH = 600.0  # product seconds after which all volumes of the domain are looked through for OVF_STOREs again
+
+
+@dataclass(frozen=True)
+class OvfCandidate:
+    """The engine VM's OVF in one OVF_STORE volume, or what is wrong with that volume."""
+
+    path: str
+    data: bytes
+    problem: Optional[OvfStoreError] = None
 
 
 class SharedStorage:
@@ -25,6 +39,8 @@ class SharedStorage:
         domain = LocalDomain(conf.storage, conf.sd_uuid)
         self._worker = IoWorker(domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid), clock=clock)
         self._sector_size: Optional[int] = None
+        self._stores = OvfStores(f"{domain.directory}/images")
+        self._searched_at = clock.monotonic()
 
     @property
     def abandoned(self) -> int:
@@ -33,8 +49,30 @@ class SharedStorage:
 
     def vm_conf(self) -> str:
         """From the configuration volume. Raises StorageError, ArchiveError, UnicodeDecodeError."""
-        data = self._worker.read(0, SIZE, READ_SECONDS)
-        return parse_archive(data)["vm.conf"].decode("utf-8")
+        try:
+            data = self._worker.read(0, AREA, READ_SECONDS)
+        except StorageError as error:
+            if error.code != "too-small":  # for the copy that is kept beside the archive
+                raise
+            data = self._worker.read(0, SIZE, READ_SECONDS)
+        return parse_archive(whole(data))["vm.conf"].decode("utf-8")
+
+    def ovfs(self) -> Iterator[OvfCandidate]:
+        """Of the engine VM, newest first; all of them together within READ_SECONDS. Raises OvfStoreError where there
+        are none, StorageError."""
+        now = self._clock.monotonic()
+        if now - self._searched_at > SEARCH:
+            self._searched_at = now
+            self._stores.forget()
+        files = FilesOfWorker(self._worker, self._clock, READ_SECONDS)
+        for volume in self._stores.newest_first(files):
+            try:
+                data = read_ovf(files, volume, self._conf.vmid)
+            except OvfStoreError as problem:
+                self._stores.forget()
+                yield OvfCandidate(volume.path, b"", problem)
+                continue
+            yield OvfCandidate(volume.path, data)
 
     def rest(self) -> None:
         """The next look is a minute away: no process until then."""

@@ -155,16 +155,18 @@ class Handlers:
             outcome = fault.code.name.lower()
             raise
         finally:
-            log.log(
-                logging.DEBUG if method in _ROUTINE and outcome == "ok" else logging.INFO,
-                "%s%s by uid %d, process %d: %s",
-                method,
-                shown(args),
-                caller.uid,
-                caller.pid,
-                outcome,
-                extra={"HE_UID": caller.uid, "HE_METHOD": method, "HE_OUTCOME": outcome},
-            )
+            level = logging.DEBUG if method in _ROUTINE and outcome == "ok" else logging.INFO
+            if log.isEnabledFor(level):
+                log.log(
+                    level,
+                    "%s%s by uid %d, process %d: %s",
+                    method,
+                    shown(args),
+                    caller.uid,
+                    caller.pid,
+                    outcome,
+                    extra={"HE_UID": caller.uid, "HE_METHOD": method, "HE_OUTCOME": outcome},
+                )
 
     # --- slots ----------------------------------------------------------------------------------------------------
 
@@ -369,12 +371,15 @@ class Handlers:
         return self._parts.changes.wait(serial, min(float(timeout), MAX_WAIT))
 
     def health(self) -> Dict[str, Any]:
-        """What an operator or a test asks: the snapshot without its slots, the texts of the monitors, the counters."""
+        """What an operator or a test asks: the snapshot without its slots but with the seconds since each of them was
+        seen to change, the texts of the monitors, the counters."""
         facts = self.facts()
         struct = protocol.pack_snapshot(facts)
         del struct["slots"]
         struct["ids"] = sorted(facts.slots)
-        struct["uptime"] = self._parts.clock.monotonic() - self._started
+        now = self._parts.clock.monotonic()
+        struct["slot_ages"] = {str(host_id): age for host_id, age in self._parts.whiteboard.slot_ages(now).items()}
+        struct["uptime"] = now - self._started
         struct["alive"] = self.is_host_alive()
         monitoring = self._parts.monitoring
         struct["texts"] = {name: printable(monitoring.legacy_text(name)) for name in monitoring.types()}

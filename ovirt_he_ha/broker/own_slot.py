@@ -28,15 +28,16 @@ class OwnSlot:
     late: Tuple[bytes, ...] = ()
     older: Deque[bytes] = field(default_factory=lambda: deque(maxlen=OWN_RECORDS))
     foreign: Optional[bytes] = None
+    mark: bytes = b""  # of ``written``
 
     def put(self, block: bytes) -> None:
         """``block`` should be there from now on."""
         before, self.written = self.written, block
-        mark = _mark(block)
-        if mark in self.older:
-            self.older.remove(mark)
+        mark_before, self.mark = self.mark, _mark(block)
+        if self.mark in self.older:
+            self.older.remove(self.mark)
         if before not in (None, block, BLANK, self.foreign):
-            self.older.append(_mark(before or b""))
+            self.older.append(mark_before)
 
     def gave_up(self, block: bytes) -> None:
         self.late = (*self.late, block)[-LATE_WRITES:]
@@ -51,4 +52,5 @@ class OwnSlot:
             return False
         self.overwritten_at = now
         self.written = self.foreign = found
+        self.mark = _mark(found)
         return True

@@ -267,6 +267,8 @@ def _pack_leases(leases: LeaseFacts) -> Struct:
         "own_generation": leases.own_generation,
         "watchdog_armed": leases.watchdog_armed,
         "reset_within": leases.reset_within,
+        "owner_silent": _pack_age(leases.owner_silent),
+        "joining_for": _pack_age(leases.joining_for),
     }
 
 
@@ -398,6 +400,9 @@ def _leases(root: Members) -> LeaseFacts:
         watchdog=root.get("watchdog", natural),
         watchdog_armed=members.optional("watchdog_armed", flag),
         reset_within=members.optional("reset_within", number),
+        # Only countdowns look at these: a broker from before an update need not send them.
+        owner_silent=members.optional("owner_silent", number) if "owner_silent" in members else None,
+        joining_for=members.optional("joining_for", number) if "joining_for" in members else None,
     )
 
 

@@ -10,7 +10,7 @@ merely asked to write.
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Callable, Collection, Dict, FrozenSet, Iterable, Mapping, Optional, Tuple
+from typing import Callable, Collection, Dict, FrozenSet, Mapping, Optional, Tuple
 
 from ovirt_he_ha.broker.metrics import Metrics
 from ovirt_he_ha.broker.own_slot import OwnSlot
@@ -42,12 +42,13 @@ class View:
 @dataclass(frozen=True)
 class _Last:
     """A slot's last content and when it changed, as far as we saw. ``well``: it says that the engine is up and
-    healthy, or that nobody is to act."""
+    healthy, or that nobody is to act. ``changes``: it was seen to change, not only to be there."""
 
     data: bytes
     changed_at: float
     meaning: object
     well: bool
+    changes: bool
 
 
 class Whiteboard:
@@ -104,6 +105,11 @@ class Whiteboard:
         view = self._view
         return max(0.0, now - view.read_at) if view else None
 
+    def slot_ages(self, now: float) -> Mapping[int, float]:
+        """Seconds since each slot was seen to change; without those that did not change since we look."""
+        with self._facts_lock:
+            return {slot_id: max(0.0, now - last.changed_at) for slot_id, last in self._last.items() if last.changes}
+
     def storage(self, now: float) -> StorageFacts:
         with self._facts_lock:
             age = None if self._state_at is None else max(0.0, now - self._state_at)
@@ -155,8 +161,8 @@ class Whiteboard:
     def _read(self, now: float) -> None:
         full = not self._scanned or now >= self._scan_due
         self._doubtful |= full
-        wanted: Iterable[int] = range(SLOT_COUNT) if full else self._interesting()
-        found = self._read_slots(wanted)
+        wanted: Collection[int] = range(SLOT_COUNT) if full else self._interesting()
+        found = self._read_slots(wanted, self._interesting() if full else wanted)
         if full:
             self._used = frozenset(slot_id for slot_id, (_, data) in found.items() if data[:1] != b"\0")
             self._scanned = True
@@ -168,17 +174,18 @@ class Whiteboard:
         known = {slot_id for slot_id in self._listed if 0 <= slot_id <= MAX_HOST_ID}
         return frozenset(known | self._used | {self.host_id, GLOBAL_SLOT})
 
-    def _read_slots(self, ids: Iterable[int]) -> Dict[int, Tuple[int, bytes]]:
-        """Each slot with the order number of the transfer it came from. Raises StorageError."""
+    def _read_slots(self, wanted: Collection[int], blank: Collection[int]) -> Dict[int, Tuple[int, bytes]]:
+        """Each slot with the order number of the transfer it came from; of those that begin with NUL only ``blank``.
+        Raises StorageError."""
         found: Dict[int, Tuple[int, bytes]] = {}
-        wanted = set(ids)
         for first, count in runs(wanted):
             order, data = self._transfer(first, count)
-            for index in range(count):
-                if first + index in wanted:
+            for slot_id in range(first, first + count):
+                at = (slot_id - first) * SLOT_SIZE
+                if slot_id in blank or (slot_id in wanted and data[at]):
                     # sliced before anything is decoded: a bad slot is one bad host
-                    found[first + index] = (order, data[index * SLOT_SIZE : (index + 1) * SLOT_SIZE])
-        self._metrics.add("storage.slots_read", len(found))
+                    found[slot_id] = (order, data[at : at + SLOT_SIZE])
+        self._metrics.add("storage.slots_read", len(wanted))
         return found
 
     def _transfer(self, first: int, count: int) -> Tuple[int, bytes]:
@@ -235,7 +242,7 @@ class Whiteboard:
                 continue
             meaning, well = meaning_of(slot_id, data)
             changed |= slot_id != self.host_id and (last is None or last.meaning != meaning)
-            self._last[slot_id] = _Last(data, now, meaning, well)
+            self._last[slot_id] = _Last(data, now, meaning, well, last is not None)
         return changed
 
     def engine_is_well(self, now: float) -> bool:

@@ -1,23 +1,36 @@
 """This host's deployment as the verbs need it: is there one, and is its VM definition here?"""
 
 import os
+import time
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Tuple
 
 from ovirt_he_ha.cli.request import Refusal
-from ovirt_he_ha.client.link import BrokerError, BrokerLink
+from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.files import HostedEngineConf, load_hosted_engine_conf, read_values
 from ovirt_he_ha.config.paths import HostPaths
 
 NOT_DEPLOYED = "This host is not deployed: run the deployment first"
 CALL_SECONDS = 10.0  # wall: longer than the broker's own deadlines, shorter than anybody's patience
-LOOK_SECONDS = 2.5  # wall, for all that a look asks: the broker answers from its memory, whatever else hangs
+LOOK_SECONDS = 2.0  # wall, for all that a look asks: the broker answers from its memory, whatever else hangs
 _LOCAL_VM = "HostedEngineLocal"  # the temporary VM of a deployment
 
 
 def link_to_broker(paths: HostPaths, seconds: float = CALL_SECONDS) -> BrokerLink:
     """``seconds`` (wall): for each call."""
     return BrokerLink(paths.broker_socket, seconds)
+
+
+def look(link: BrokerLink) -> Tuple[BrokerSnapshot, Tuple[int, ...]]:
+    """What the broker knows, and the ids that the agent counts as live: within the link's deadline together."""
+    whole = link.deadline
+    until = time.monotonic() + whole
+    try:
+        snapshot = link.snapshot()
+        link.deadline = max(0.1, until - time.monotonic())
+        return snapshot, link.is_host_alive()
+    finally:
+        link.deadline = whole
 
 
 def written_values(paths: HostPaths) -> Dict[str, str]:
@@ -70,7 +83,8 @@ def _why_not_fetched(paths: HostPaths, conf: HostedEngineConf) -> str:
 
     try:
         with link_to_broker(paths, LOOK_SECONDS) as link:
-            problems = local_problems(link.snapshot(), conf.host_id, link.is_host_alive())
+            snapshot, alive = look(link)
+            problems = local_problems(snapshot, conf.host_id, alive)
     except BrokerError as error:
         return f"Are ovirt-ha-broker and ovirt-ha-agent running? ({error})"
     if any(problem.code == "agent" for problem in problems):

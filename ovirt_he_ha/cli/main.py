@@ -22,19 +22,30 @@ def main(argv: Optional[List[str]] = None) -> int:
         return status
     except BrokenPipeError:
         # Whoever read our output has gone (a pager, head). Nothing is left to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
+        return EXIT_FAILED
+    except OSError as error:  # standard output itself: everything else is answered in _run
+        _drop_output()
+        sys.stderr.write(f"standard output cannot be written: {error.strerror or error}\n")
         return EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return EXIT_INTERRUPTED
 
 
+def _drop_output() -> None:
+    """What is left in the buffer would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _run(words: List[str]) -> int:
     if not words:
         sys.stdout.write(usage())
         return EXIT_FAILED
-    if "--help" in words:
-        return _help([word for word in words if word != "--help"])
+    options = words[: words.index("--")] if "--" in words else words
+    if "--help" in options:
+        return _help([word for word in options if word != "--help"])
+    as_json = any(word.partition("=")[0] == "--json" for word in options)
     try:
         request = parse(words)
         verb = VERBS[request.verb]
@@ -43,7 +54,7 @@ def _run(words: List[str]) -> int:
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
-        return _failed(error, "--json" in words)
+        return _failed(error, as_json)
 
 
 def _help(rest: List[str]) -> int:
@@ -68,7 +79,7 @@ def _failed(error: Exception, as_json: bool) -> int:
         return refusal.status
     stream = sys.stdout if refusal.to_stdout else sys.stderr
     stream.write(f"{refusal}\n")
-    if isinstance(refusal, Unknown):
+    if isinstance(refusal, Unknown):  # not in JSON mode: one object, and nothing else
         sys.stdout.write(usage())
     return refusal.status
 

@@ -1,21 +1,26 @@
 """--set-maintenance: what the operator asks, on this host and for the cluster."""
 
-from typing import Callable, List, Optional, TypeVar
+from typing import Callable, Dict, List, Optional, Tuple, TypeVar
 
-from ovirt_he_ha.cli.deployment import deployed_conf, link_to_broker
+from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
 from ovirt_he_ha.cli.failure import explain
-from ovirt_he_ha.cli.hosts import global_flag
+from ovirt_he_ha.cli.hosts import Hosts, global_flag
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
-from ovirt_he_ha.client.link import BrokerError, BrokerLink
+from ovirt_he_ha.cli.waiting import Condition, notice, wait_for
+from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
+from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HaConf, load_ha_conf, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import GLOBAL_SLOT, Vm
+from ovirt_he_ha.core.model import GLOBAL_SLOT, Record, State, Vm
+from ovirt_he_ha.core.moving import PREPARING_FAILED
 
 T = TypeVar("T")
 
 _MODES = ("global", "local", "none")
 _WRITE_SECONDS = 30.0  # wall: the write is acknowledged when it was read back, and the volume may be slow
+# Product seconds of --wait: the VM's move with its tries, or the agents' next cycles.
+_WAIT_SECONDS = {"local": 900.0, "global": 60.0, "none": 60.0}
 _REASON_LENGTH = 200  # characters: it travels in this host's slot
 
 
@@ -27,16 +32,76 @@ def set_maintenance(request: Request) -> int:
         found = repr(mode[:40]) if mode else "nothing"
         raise Refusal("usage", f"--mode: expected global, local or none, found {found}")
     reason = _reason(request, mode)
+    wait = request.seconds("--wait", _WAIT_SECONDS[mode])
     paths = HostPaths.from_env()
-    deployed_conf(paths)
-    with link_to_broker(paths) as link:
+    conf = deployed_conf(paths)
+    with link_to_broker(paths, LOOK_SECONDS) as link:
         if mode == "global":
             _enter_global(paths, link)
         elif mode == "local":
             _enter_local(paths, link, reason)
         else:
             _leave_both(paths, link)
+    if wait is not None:
+        wait_for(paths, SystemClock().wait_floor(wait), _CONDITIONS[mode](conf.host_id))
     return 0
+
+
+# --- what is waited for --------------------------------------------------------------------------------------------
+
+
+def _left(own_id: int) -> Condition:
+    """This host says that it is in maintenance: the VM has left. Raises Refusal when it cannot leave."""
+
+    def condition(_snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
+        own = hosts.records().get(own_id)
+        if own is None or own_id not in hosts.alive:
+            return "this host's agent does not report", False
+        if own.maintenance:
+            return "in maintenance", True
+        phase = own.get("maintenance_state")
+        if phase == PREPARING_FAILED:
+            raise Refusal(
+                "error-in-preparing",
+                f"Error in preparing: the engine VM cannot leave this host and goes on here "
+                f"({own.get('problem') or own.get('state')}). This host stays on its way into maintenance; "
+                "--mode=none ends that",
+            )
+        return (phase or "the agent has not begun yet") + f" ({own.get('phase') or own.get('state')})", False
+
+    return condition
+
+
+def _seen(_own_id: int) -> Condition:
+    return _agents("have seen it", lambda record: record.maintenance or _is_global(record))
+
+
+def _back(_own_id: int) -> Condition:
+    return _agents("are back", lambda record: not _is_global(record))
+
+
+def _agents(what: str, test: Callable[[Record], bool]) -> Condition:
+    def condition(_snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
+        running = {h: one for h, one in hosts.records().items() if h in hosts.alive and not one.stopped}
+        missing = [hosts.name(h) for h, one in running.items() if not test(one)]
+        if missing:
+            return (
+                f"hosts that {what}: {len(running) - len(missing)} of {len(running)}; not {', '.join(missing)}",
+                False,
+            )
+        return f"hosts that {what}: {len(running)} of {len(running)}", bool(running)
+
+    return condition
+
+
+def _is_global(record: Record) -> bool:
+    return record.get("state") == State.GLOBAL_MAINTENANCE.value
+
+
+_CONDITIONS: Dict[str, Callable[[int], Condition]] = {"local": _left, "global": _seen, "none": _back}
+
+
+# --- what is written -----------------------------------------------------------------------------------------------
 
 
 def _reason(request: Request, mode: str) -> str:
@@ -97,7 +162,8 @@ def _clear_local(paths: HostPaths, before: HaConf) -> HaConf:
 def _write_global(link: BrokerLink, wanted: bool) -> bool:
     """Raises Refusal unless the flag reads as it was written: somebody else may have written the other one
     meanwhile."""
-    link.put_stats(GLOBAL_SLOT, slot.encode_global(wanted), deadline=_WRITE_SECONDS)
+    with notice("Waiting for the shared volume to take the flag"):
+        link.put_stats(GLOBAL_SLOT, slot.encode_global(wanted), deadline=_WRITE_SECONDS)
     found = global_flag(link.snapshot())
     if found.value is not wanted:
         state = {True: "on", False: "off", None: f"unreadable ({found.unknown})"}[found.value]

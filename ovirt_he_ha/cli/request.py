@@ -4,7 +4,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Tuple
 
-from ovirt_he_ha.cli.verbs import FLAG, GONE, VERBS
+from ovirt_he_ha.cli.verbs import FLAG, GONE, VERBS, is_optional
+
+_END = "--"  # what follows is no option
 
 
 class Refusal(Exception):
@@ -24,7 +26,8 @@ class Unknown(Refusal):
 
 @dataclass(frozen=True)
 class Request:
-    """``options`` holds what was given: a FLAG maps to ``""``. ``words``: those without dashes."""
+    """``options`` holds what was given: a FLAG maps to ``""``, and so does an optional value that was left out.
+    ``words``: those without dashes."""
 
     verb: str
     options: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +48,13 @@ class Request:
             raise Refusal("usage", f"{option}: expected a number from {low} to {high}, found {text[:40]!r}")
         return int(text)
 
+    def seconds(self, option: str, default: float, high: int = 86400) -> Optional[float]:
+        """How long to wait: None if the option is not given, ``default`` if it has no value. Raises Refusal outside 1
+        to ``high``."""
+        if not self.options.get(option):
+            return default if self.has(option) else None
+        return float(self.number(option, 1, high) or 0)
+
     @property
     def json(self) -> bool:
         return self.has("--json")
@@ -59,37 +69,81 @@ def warn(text: str) -> None:
 
 
 def parse(argv: List[str]) -> Request:
-    """One verb and its options, in any order. Raises Unknown if there is no verb, Refusal for anything that does not
-    fit."""
-    words = [_split(word) for word in argv]
-    verb = _verb([name for name, _ in words])
-    known = VERBS[verb].options
-    options: Dict[str, str] = {}
-    plain: Tuple[str, ...] = ()
-    if VERBS[verb].words:
-        plain = tuple(word for word in argv if not word.startswith("--"))
-        argv = [word for word in argv if word.startswith("--")]
-        words = [_split(word) for word in argv]
-    position = 0
-    while position < len(words):
-        name, value = words[position]
-        position += 1
+    """One verb, its options and its words, in any order; after ``--`` everything is a word. Raises Unknown if there is
+    no verb, Refusal for anything that does not fit."""
+    verb = _verb(_options_of(argv))
+    if VERBS[verb].reads_itself:
+        return _as_given(verb, argv)
+    reader = _Reader(verb, argv)
+    return Request(verb, reader.options, _checked(verb, reader.words))
+
+
+def _as_given(verb: str, argv: List[str]) -> Request:
+    for word in argv:
+        name, value = _split(word)
         if name == verb:
             _no_value(name, value)
-            continue
-        if name not in known:
-            raise Refusal("usage", _not_understood(verb, argv[position - 1]))
-        if name in options:
-            raise Refusal("usage", f"{name} is given twice")
-        if known[name] == FLAG:
+    return Request(verb, {"--json": ""} if "--json" in argv else {}, tuple(word for word in argv if word != verb))
+
+
+def _options_of(argv: List[str]) -> List[str]:
+    """The words before ``--``, each without its value."""
+    words = argv[: argv.index(_END)] if _END in argv else argv
+    return [_split(word)[0] for word in words]
+
+
+class _Reader:
+    """Reads the command line from left to right."""
+
+    def __init__(self, verb: str, argv: List[str]) -> None:
+        self.options: Dict[str, str] = {}
+        self.words: List[str] = []
+        self._verb = verb
+        self._rest = list(argv)
+        while self._rest:
+            word = self._rest.pop(0)
+            if word == _END:
+                self.words += self._rest
+                return
+            if word.startswith("--"):
+                self._option(word)
+            elif VERBS[verb].words:
+                self.words.append(word)
+            else:
+                raise Refusal("usage", _not_understood(verb, word))
+
+    def _option(self, word: str) -> None:
+        name, value = _split(word)
+        if name == self._verb:
             _no_value(name, value)
-        elif value is None:
-            if position == len(words) or argv[position].startswith("--"):
-                raise Refusal("usage", f"{name}: expected {name}={known[name]}, found no value")
-            value = argv[position]
-            position += 1
-        options[name] = value or ""
-    return Request(verb, options, plain)
+            return
+        known = VERBS[self._verb].options
+        if name not in known:
+            raise Refusal("usage", _not_understood(self._verb, word))
+        if name in self.options:
+            raise Refusal("usage", f"{name} is given twice")
+        kind = known[name]
+        if kind == FLAG:
+            _no_value(name, value)
+        elif value is None and not is_optional(kind):
+            value = self._next(name, kind)
+        self.options[name] = value or ""
+
+    def _next(self, name: str, kind: str) -> str:
+        if not self._rest or self._rest[0].startswith("--"):
+            raise Refusal("usage", f"{name}: expected {name}={kind}, found no value")
+        return self._rest.pop(0)
+
+
+def _checked(verb: str, words: List[str]) -> Tuple[str, ...]:
+    wanted = VERBS[verb].words.split()
+    if wanted and wanted[-1] == "...":
+        return tuple(words)
+    if len(words) < len(wanted):
+        raise Refusal("usage", f"{verb}: expected {' and '.join(wanted)}, found no {wanted[len(words)]}")
+    if len(words) > len(wanted):
+        raise Refusal("usage", _not_understood(verb, words[len(wanted)]))
+    return tuple(words)
 
 
 def _split(word: str) -> Tuple[str, Optional[str]]:
@@ -108,13 +162,21 @@ def _verb(names: List[str]) -> str:
         if name in GONE:
             raise Refusal("not-offered", f"{name}: {GONE[name]}")
     if not found:
-        raise Unknown("usage", f"{names[0][:80] if names else ''}: no such command")
+        raise Unknown("usage", f"{names[0][:80] if names else ''}: no such command{_meant(names)}")
     if len(found) > 1:
         raise Refusal("usage", f"one command at a time: {' and '.join(found)} exclude each other")
     return found[0]
 
 
+def _meant(names: List[str]) -> str:
+    from difflib import get_close_matches
+
+    near = [match for name in names for match in get_close_matches(name[:80].replace("_", "-"), VERBS, 1, 0.8)]
+    return f". Did you mean {near[0]}?" if near else ""
+
+
 def _not_understood(verb: str, word: str) -> str:
     options = VERBS[verb].options
     has = "has the options " + ", ".join(options) if options else "has no options"
-    return f"{word[:80]}: not understood. {verb} {has}"
+    takes = f", and takes {VERBS[verb].words}" if VERBS[verb].words else ""
+    return f"{word[:80]}: not understood. {verb} {has}{takes}"

@@ -1,21 +1,19 @@
 """Looking, without changing anything: --vm-status, --check-deployed, --check-liveliness."""
 
 import json
-import time
 from typing import Any, Dict, List
 
 from ovirt_he_ha.cli.deployment import (
-    LOOK_SECONDS,
     deployed_conf,
     fetched_vm_conf,
     half_deployed,
     is_deployed,
-    link_to_broker,
     written_values,
 )
-from ovirt_he_ha.cli.hosts import Hosts, read_hosts, structs
-from ovirt_he_ha.cli.problems import Problem, local_problems
+from ovirt_he_ha.cli.hosts import structs
+from ovirt_he_ha.cli.problems import Problem
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.sources import BROKER, CLOCK, NOBODY, Origin, View, gather
 from ovirt_he_ha.config.files import load_agent_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.text import ConfigError
@@ -71,6 +69,7 @@ def check_liveliness(_request: Request) -> int:
 
 def vm_status(request: Request) -> int:
     """0; 1 no host has published; 2 half deployed."""
+    _check_options(request)
     paths = HostPaths.from_env()
     if not is_deployed(paths) and half_deployed(paths):
         raise Refusal(
@@ -81,53 +80,86 @@ def vm_status(request: Request) -> int:
         )
     conf = deployed_conf(paths)
     fetched_vm_conf(paths, conf)
-    began = time.monotonic()
-    with link_to_broker(paths, LOOK_SECONDS) as link:
-        snapshot = link.snapshot()
-        link.deadline = max(0.1, LOOK_SECONDS - (time.monotonic() - began))
-        alive = link.is_host_alive()
-    hosts = read_hosts(snapshot, alive)
-    problems = local_problems(snapshot, conf.host_id, alive)
-    if hosts.global_maintenance.value is None:
-        problems.append(
-            Problem("global-flag", "Whether the cluster is in global maintenance cannot be read from slot 0")
-        )
+    if request.has("--watch") or request.has("--stream"):
+        from ovirt_he_ha.cli import watch
+
+        if request.has("--watch"):
+            return watch.watch(paths, conf)
+        return watch.stream(paths, conf, lambda view: _as_json(view, conf.host_id))
+    view = gather(paths, conf)
     if request.json:
-        say(json.dumps(_as_json(hosts, problems, conf.host_id)))
-        return 0 if hosts.slots else 1
-    return _print(hosts, problems, conf.host_id)
+        say(json.dumps(_as_json(view, conf.host_id)))
+        return 0 if view.hosts.slots else 1
+    if not view.hosts.slots:
+        warn(_nobody(view.problems))
+        return 1
+    if request.has("--table"):
+        from ovirt_he_ha.cli.table import table
+
+        say(table(view, conf.host_id))
+        return 0
+    _print(view, conf.host_id)
+    return 0
 
 
-def _as_json(hosts: Hosts, problems: List[Problem], own_id: int) -> Dict[str, Any]:
+def _check_options(request: Request) -> None:
+    given = [option for option in ("--json", "--table", "--watch", "--stream") if request.has(option)]
+    if len(given) > 1 and given not in (["--table", "--watch"], ["--json", "--stream"]):
+        raise Refusal("usage", f"{' and '.join(given)} exclude each other")
+
+
+def _as_json(view: View, own_id: int) -> Dict[str, Any]:
     """Consumers take every top-level key but global_maintenance for a host: nothing else may stand there, except on
     failure."""
     answer: Dict[str, Any] = {}
-    for struct in structs(hosts, own_id):
+    flag = _origin(view.slots)
+    for struct in structs(view.hosts, own_id):
+        host_id = struct["host-id"]
+        struct["sanlock"] = view.lease_of(host_id)
+        struct["sources"] = {
+            "slot": _origin(view.slots),
+            "live-data": _origin(view.live if view.live.source != CLOCK or host_id == own_id else Origin(NOBODY, None)),
+            "sanlock": _origin(Origin(view.leases_from, view.leases.age)),
+            "global_maintenance": flag,
+        }
         if struct["local-host"]:
-            struct["problems"] = [problem._asdict() for problem in problems]
-        answer[str(struct["host-id"])] = struct
-    answer["global_maintenance"] = bool(hosts.global_maintenance.value)
-    if not hosts.slots:
-        answer["error"] = {"code": "no-hosts", "message": _nobody(problems)}
+            struct["problems"] = [problem._asdict() for problem in view.problems]
+        answer[str(host_id)] = struct
+    answer["global_maintenance"] = bool(view.hosts.global_maintenance.value)
+    if not view.hosts.slots:
+        answer["error"] = {"code": "no-hosts", "message": _nobody(view.problems)}
     return answer
 
 
-def _print(hosts: Hosts, problems: List[Problem], own_id: int) -> int:
-    if not hosts.slots:
-        warn(_nobody(problems))
-        return 1
+def _origin(origin: Origin) -> Dict[str, Any]:
+    return {"from": origin.source, "age": None if origin.age is None else round(origin.age, 1)}
+
+
+def _print(view: View, own_id: int) -> None:
     lines: List[str] = []
-    banner = ["", "", _BANNER] if hosts.global_maintenance.value else []
+    banner = ["", "", _BANNER] if view.hosts.global_maintenance.value else []
     lines += banner
-    for struct in structs(hosts, own_id):
+    for struct in structs(view.hosts, own_id):
         lines += ["", "", f"--== Host {struct['hostname']} (id: {struct['host-id']}) status ==--", ""]
         lines += _host_lines(struct)
     lines += banner
-    if problems:
+    if view.problems:
         lines += ["", "", f"This host (id: {own_id}) has problems:"]
-        lines += [f"\t{problem.text}" for problem in problems]
+        lines += [f"\t{line}" for problem in view.problems for line in problem.text.splitlines()]
+    if view.slots.source != BROKER:
+        lines += ["", "", *_found(view)]
     say("\n".join(lines))
-    return 0
+
+
+def _found(view: View) -> List[str]:
+    """Only where the broker did not answer: with it the layout is the one that scripts know."""
+    lines = [f"Read from the volume {view.slots.age or 0.0:.1f} s ago"]
+    if view.leases.value is None:
+        lines.append(f"sanlock does not say which hosts are alive ({view.leases.unknown})")
+    else:
+        states = ", ".join(f"host {host_id} {view.lease_of(host_id)}" for host_id in sorted(view.hosts.slots))
+        lines.append(f"sanlock says, {view.leases.age or 0.0:.1f} s ago: {states}")
+    return lines
 
 
 def _host_lines(struct: Dict[str, Any]) -> List[str]:

@@ -1,14 +1,25 @@
-"""--clean-metadata and --reinitialize-lockspace: what they may destroy, and when they refuse to."""
+"""--clean-metadata and --reinitialize-lockspace: what they may destroy, and when they refuse to. --connect-storage and
+--disconnect-storage: as far as a directory has a connection."""
 
+import time
 from typing import List
 
-from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
+from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, fetched_vm_conf, link_to_broker, look
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.cli.waiting import notice
+from ovirt_he_ha.client.link import BrokerSnapshot, BrokerUnavailable
+from ovirt_he_ha.config.clock import SystemClock
+from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE, Invalid, Record
+from ovirt_he_ha.storage.domain_files import FilesOfWorker
+from ovirt_he_ha.storage.errors import StorageError
+from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.local import LocalDomain
 
-_WRITE_SECONDS = 30.0  # wall
+CONNECT_SECONDS = 60.0  # wall
+_CLEAN_SECONDS = 2.5  # wall, for all of it: one slot, on a volume that answers
 _RESET_SECONDS = 120.0  # wall: leaving the lockspace and writing 2,000 host ids on slow storage
 
 
@@ -20,11 +31,25 @@ def clean_metadata(request: Request) -> int:
     conf = deployed_conf(paths)
     fetched_vm_conf(paths, conf)
     target = conf.host_id if host_id is None else host_id
-    with link_to_broker(paths) as link:
-        alive = link.is_host_alive()
-        hosts = read_hosts(link.snapshot(), alive)
+    until = time.monotonic() + _CLEAN_SECONDS
+    with link_to_broker(paths, LOOK_SECONDS) as link:
+        snapshot, alive = look(link)
+        _require_volume(snapshot)
+        hosts = read_hosts(snapshot, alive)
+        if target not in hosts.slots:
+            say(f"The slot of host {target} is blank already")
+            return 0
         _check_clean(hosts, target, forced=request.has("--force-cleanup"))
-        link.put_stats(target, bytes(SLOT_SIZE), deadline=_WRITE_SECONDS)
+        try:
+            link.put_stats(target, bytes(SLOT_SIZE), deadline=max(0.5, until - time.monotonic()))
+        except BrokerUnavailable as error:
+            if error.code != "overdue":
+                raise
+            raise Refusal(
+                "not-confirmed",
+                f"The slot of host {hosts.name(target)} was not blanked within {_CLEAN_SECONDS:g} s, and may be yet: "
+                "see --vm-status, and ask again",
+            ) from error
         left = read_hosts(link.snapshot(), alive).slots.get(target)
     if left is not None:
         raise Refusal(
@@ -34,10 +59,17 @@ def clean_metadata(request: Request) -> int:
     return 0
 
 
+def _require_volume(snapshot: BrokerSnapshot) -> None:
+    """What was read a while ago says nothing of who stopped cleanly, and a write would wait."""
+    facts = snapshot.storage
+    if facts.state != "ok" or snapshot.slots_age is None:
+        raise Refusal(
+            "storage", f"The shared volume cannot be used now ({facts.state}: {facts.detail}): nothing changed"
+        )
+
+
 def _check_clean(hosts: Hosts, target: int, forced: bool) -> None:
-    found = hosts.slots.get(target)
-    if found is None:
-        raise Refusal("no-such-host", f"Host {target} has no slot in use: nothing to clean")
+    found = hosts.slots[target]
     name = hosts.name(target)
     if isinstance(found, Record) and target in hosts.alive and not found.stopped:
         raise Refusal(
@@ -58,13 +90,15 @@ def _check_clean(hosts: Hosts, target: int, forced: bool) -> None:
 def reinitialize_lockspace(request: Request) -> int:
     paths = HostPaths.from_env()
     deployed_conf(paths)
-    with link_to_broker(paths) as link:
+    with link_to_broker(paths, LOOK_SECONDS) as link:
         if not request.has("--force"):
-            hosts = read_hosts(link.snapshot(), link.is_host_alive())
-            objections = _objections(hosts)
+            snapshot, alive = look(link)
+            _require_volume(snapshot)
+            objections = _objections(read_hosts(snapshot, alive))
             if objections:
                 raise Refusal("unsafe", "\n".join([*objections, "--force writes the lockspace nevertheless"]))
-        link.reset_lockspace(deadline=_RESET_SECONDS)
+        with notice("Leaving the lockspace, and writing it anew"):
+            link.reset_lockspace(deadline=_RESET_SECONDS)
     say("The lockspace hosted-engine is written anew")
     return 0
 
@@ -81,3 +115,35 @@ def _objections(hosts: Hosts) -> List[str]:
         elif isinstance(content, Record) and not content.stopped:
             found.append(f"Host {hosts.name(host_id)} has not stopped cleanly: stop its agent first")
     return found
+
+
+def connect(_request: Request) -> int:
+    conf = _local_domain("connected")
+    directory = LocalDomain(conf.storage, conf.sd_uuid).directory
+    worker = IoWorker(directory, clock=SystemClock(1.0))
+    try:
+        with notice(f"Waiting for the storage at {directory}"):
+            LocalDomain(conf.storage, conf.sd_uuid, FilesOfWorker(worker, SystemClock(1.0), CONNECT_SECONDS)).verify()
+    except StorageError as error:
+        raise Refusal("storage-" + error.code, str(error)) from error
+    finally:
+        worker.close(1.0)
+    say(f"The storage domain is there: {directory}")
+    return 0
+
+
+def disconnect(_request: Request) -> int:
+    conf = _local_domain("disconnected")
+    say(f"The storage domain is a directory ({conf.storage}): there is no connection to end")
+    return 0
+
+
+def _local_domain(what: str) -> HostedEngineConf:
+    conf = deployed_conf(HostPaths.from_env())
+    if conf.domain_type != "local":
+        raise Refusal(
+            "not-supported",
+            f"domainType={conf.domain_type} is not {what} by this version, only local is: mount or log in to the "
+            "storage by the host's own means (mount, iscsiadm, multipath)",
+        )
+    return conf

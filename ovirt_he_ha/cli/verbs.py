@@ -1,14 +1,20 @@
 """Every verb, its options, its help: one table. Importing it costs nothing, so that ``--help`` and a typing error
-answer at once."""
+answer at once. The usage, the completion of both shells and the man page are made from it."""
 
-from typing import Dict, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Tuple
 
-FLAG = ""  # an option without a value; any other text is what its value is called in the help
+FLAG = ""  # an option without a value
 
 
 class Verb(NamedTuple):
-    """``module`` of this package and ``function`` in it; ``options`` maps a name to FLAG or to the name of its
-    value. ``words``: what the words without dashes are called in the help; empty: there are none."""
+    """``module`` of this package and ``function(Request) -> exit status`` in it.
+
+    ``options`` maps a name to FLAG or to what its value is called: ``file`` and ``directory`` are completed from the
+    disk, ``this|that`` from the words; in brackets (``[seconds]``) the value may be left out, and is given by ``=``
+    only. ``words``: the words without dashes, by name, ``...`` for any number; empty: there are none. ``summary``: one
+    line without a period; ``details``: whole lines, with the exit status where it is more than 0 and 1.
+    ``reads_itself``: its options may be repeated and their order counts, so the module is given all words as they are.
+    """
 
     module: str
     function: str
@@ -16,17 +22,42 @@ class Verb(NamedTuple):
     summary: str
     details: str = ""
     words: str = ""
+    reads_itself: bool = False
 
+
+_TYPES = "he_local|he_shared|ha|broker"
 
 VERBS: Dict[str, Verb] = {
     "--vm-status": Verb(
         "status",
         "vm_status",
-        {"--json": FLAG},
+        {"--json": FLAG, "--table": FLAG, "--watch": FLAG, "--stream": FLAG},
         "show all hosts and the engine VM as the cluster sees them",
+        "Asks the broker; where it does not answer within a second, reads the volume and asks sanlock directly.\n"
+        "--table shows one line per host, this one with a star; --watch keeps it on the screen and draws it again\n"
+        "when something has changed; --stream prints what --json does, one line at once and one for each change.\n"
         "--json prints one object on one line: hosts by id, and global_maintenance. On an error it is\n"
         '{"error": {"code": ..., "message": ...}}.\n'
         "Exit status: 0; 1 no host has published, or an error; 2 a deployment was left half done.",
+    ),
+    "--why": Verb(
+        "why",
+        "why",
+        {"--json": FLAG, "--host": "id"},
+        "say why the engine VM is where it is, or is not starting, and what comes next and when",
+        "The first line is the answer; then each host: what it waits for, until when, its score with every penalty.\n"
+        "Times are corrected by the age of what was read. --host shows one host. docs/why.md explains the members of\n"
+        "the object that --json prints.\n"
+        "Exit status: 0; 1 no host has published, or an error.",
+    ),
+    "--protection": Verb(
+        "protection",
+        "protection",
+        {"--json": FLAG},
+        "show what guards the engine VM on every host, what is missing, and how long each fault takes",
+        "One host shows the whole cluster. What a host cannot tell is not known, which is never protected.\n"
+        "--json prints one object on one line (docs/protection.md).\n"
+        "Exit status: 0 protected; 3 degraded; 4 unprotected; 1 an error.",
     ),
     "--check-deployed": Verb(
         "status",
@@ -45,37 +76,105 @@ VERBS: Dict[str, Verb] = {
     "--set-maintenance": Verb(
         "maintenance",
         "set_maintenance",
-        {"--mode": "global|local|none", "--reason": "text"},
+        {"--mode": "global|local|none", "--reason": "text", "--wait": "[seconds]"},
         "enter or leave maintenance",
         "global  no host starts, stops or moves the engine VM\n"
         "local   this host gives the engine VM away and takes none; global maintenance stays as it is\n"
         "none    ends both, on this host and for the cluster\n"
         "--reason is kept with a local maintenance and shown to the other hosts.\n"
-        "Returns when the change is on disk: the global flag is read back from the shared volume.",
+        "Returns when the change is on disk: the global flag is read back from the shared volume, within 30 s.\n"
+        "--wait waits until it has come into effect: local, the VM has left this host (900 s unless told otherwise);\n"
+        "global and none, every live host says so (60 s).",
     ),
     "--vm-start": Verb(
         "vm",
         "start",
-        {"--vm-conf": "file"},
+        {"--vm-conf": "file", "--wait": "[seconds]"},
         "start the engine VM on this host",
         "Refused, with the owner's name, while another host holds or may hold the VM's lease.\n"
-        "--vm-conf uses another definition for this start; it is checked in the same way.",
+        "Returns when libvirt has made the VM, usually within 2 s, at most after 60.\n"
+        "--vm-conf uses another definition for this start; it is checked in the same way.\n"
+        "--wait waits until the engine answers with good health, 600 s unless told otherwise.",
     ),
     "--vm-shutdown": Verb(
         "vm",
         "shutdown",
-        {},
+        {"--wait": "[seconds]"},
         "ask the guest to shut down",
-        "Presses the power button and waits for the guest at most 120 s. Set global maintenance first if it "
-        "is to stay down.",
+        "Asks the guest's agent, and presses the power button where there is none (after 5 s, if it does not answer).\n"
+        "Set global maintenance first if the VM is to stay down.\n"
+        "--wait waits until the VM has ended, 120 s unless told otherwise.",
     ),
-    "--vm-poweroff": Verb("vm", "poweroff", {}, "power the engine VM off without asking the guest"),
+    "--vm-poweroff": Verb(
+        "vm",
+        "poweroff",
+        {"--wait": "[seconds]"},
+        "power the engine VM off without asking the guest",
+        "Done when no process of the VM is left; needs neither the broker nor libvirt.\n"
+        "--wait waits longer than 2 s for a process that hangs in its storage, 30 s unless told otherwise.",
+    ),
     "--vm-migrate": Verb(
         "vm",
         "migrate",
-        {"--host": "id"},
+        {"--host": "id", "--wait": "[seconds]"},
         "move the running engine VM from this host to another",
-        "Live migration: the guest goes on. Without --host the live host with the best score takes it.",
+        "Live migration: the guest goes on. Without --host the live host with the best score takes it.\n"
+        "Returns when the move has begun. It is aborted, and the VM stays, after 120 s and 1 s for each 32 MiB of its "
+        "memory.\n"
+        "--wait waits for its end; with a number of seconds, or Ctrl-C, it is aborted then.",
+    ),
+    "--console": Verb(
+        "console",
+        "console",
+        {},
+        "open the engine VM's serial console on this terminal",
+        "Ctrl-] leaves it. The VM must run on this host.",
+    ),
+    "--add-console-password": Verb(
+        "console",
+        "add_password",
+        {"--password": "password"},
+        "set a password for the engine VM's VNC console, for 120 s",
+        "Without --password it is taken from OVIRT_HOSTED_ENGINE_CONSOLE_PASSWORD, or asked for on the terminal.\n"
+        "1 to 8 characters: VNC takes no more. Open connections stay. Prints the address to connect to.",
+    ),
+    "--get-shared-config": Verb(
+        "configuration",
+        "get_shared",
+        {"--type": _TYPES, "--json": FLAG},
+        "show one value of the configuration",
+        "he_local   hosted-engine.conf of this host\n"
+        "he_shared  the same for hosts that are deployed later, on the shared storage\n"
+        "ha         this host's maintenance\n"
+        "broker     notifications, on the shared storage; keys are section.option\n"
+        "Without --type the one that has the key; of an unknown key all are listed.",
+        words="key",
+    ),
+    "--set-shared-config": Verb(
+        "configuration",
+        "set_shared",
+        {"--type": _TYPES},
+        "change one value of the configuration",
+        "Types as for --get-shared-config. A value that does not fit its key is refused, and nothing is changed.\n"
+        "On the shared storage it is read back, and of two hosts that change it at once one is told; that may take "
+        "20 s.\n"
+        "Prints nothing on standard output.",
+        words="key value",
+    ),
+    "--connect-storage": Verb(
+        "storage",
+        "connect",
+        {},
+        "connect this host to the storage domain",
+        "For domainType=local: checks that the domain is there, is the right one and can be written to, within 60 s.\n"
+        "Other types are not connected by this version.",
+    ),
+    "--disconnect-storage": Verb(
+        "storage",
+        "disconnect",
+        {},
+        "disconnect this host from the storage domain",
+        "For domainType=local: there is nothing to disconnect. Other types are not disconnected by this version.",
     ),
     "--clean-metadata": Verb(
         "storage",
@@ -84,14 +183,15 @@ VERBS: Dict[str, Verb] = {
         "blank the slot of one host",
         "Without --host-id this host's. Refused for a host that did not stop cleanly, unless forced, and for "
         "a host that\n"
-        "is publishing: stop its agent first.",
+        "is publishing: stop its agent first. A slot that is blank already is no error.",
     ),
     "--reinitialize-lockspace": Verb(
         "storage",
         "reinitialize_lockspace",
         {"--force": FLAG},
         "write the lockspace of the host ids anew",
-        "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.",
+        "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.\n"
+        "Takes up to 120 s on slow storage.",
     ),
     "--history": Verb(
         "history",
@@ -114,6 +214,45 @@ VERBS: Dict[str, Verb] = {
         "order.",
         words="file ...",
     ),
+    "--simulate": Verb(
+        "simulate",
+        "simulate",
+        {
+            "--fail-host": "host",
+            "--network-loss": "host",
+            "--storage-hang": "seconds[:host]",
+            "--storage-error": "seconds[:host]",
+            "--crash-vm": FLAG,
+            "--hang-vm": FLAG,
+            "--maintenance": "host",
+            "--global-maintenance": FLAG,
+            "--no-migration": FLAG,
+            "--at": "seconds",
+            "--for": "seconds",
+            "--boot-time": "seconds",
+            "--runs": "number",
+            "--seed": "number",
+            "--snapshot": FLAG,
+            "--json": FLAG,
+        },
+        "show what would happen, and for how long the engine would be away, if something failed now",
+        "Changes nothing. A simulated cluster begins as this one is now (hosts, scores, maintenance, who has the VM)\n"
+        "and runs the same code as the hosts, 20 times. It prints who does what and why, and the shortest, the usual\n"
+        "and the longest outage beside what the hosts announce. Without a fault: what happens by itself.\n"
+        "Faults may be combined and repeated; a host is an id, a host's name, or engine (where the VM is).\n"
+        "--fail-host       power loss\n"
+        "--network-loss    its management network; --no-migration: live migration does not work either\n"
+        "--storage-hang    the storage hangs for so many seconds, on one host or on all; --storage-error: it fails\n"
+        "--crash-vm        the VM's process is killed; --hang-vm: the appliance's kernel halts\n"
+        "--maintenance     the host's local maintenance; --global-maintenance: the cluster's\n"
+        "--at, --for       when the fault before it begins, and how long it lasts: --fail-host=2 --at=30 --for=600\n"
+        "--boot-time       of the appliance; otherwise as in its last starts on this host\n"
+        "--runs, --seed    how many runs (1 to 1000), and the first one's seed; same snapshot and seed, same answer\n"
+        "--snapshot        print what it would begin with, for he-sim what-if FILE on another machine\n"
+        "Three hosts take some seconds, hundreds a minute. Without the broker the volume is watched first, for 16 s.\n"
+        "Exit status: 0 the engine comes back; 1 an error; 3 in some run it does not come back.",
+        reads_itself=True,
+    ),
     "--version": Verb("version", "show", {}, "show the version"),
 }
 
@@ -127,30 +266,38 @@ GONE: Dict[str, str] = {
     "--rollback-upgrade": "removed together with --upgrade-appliance",
     "--vm-status-detailed": "never existed: use --vm-status",
     "--deploy": _LATER,
-    "--console": _LATER + "; on a host with libvirt: virsh console HostedEngine",
-    "--add-console-password": _LATER,
-    "--connect-storage": _LATER,
-    "--disconnect-storage": _LATER,
-    "--get-shared-config": _LATER,
-    "--set-shared-config": _LATER,
+    "--config-append": "an option of --deploy, which this version does not offer yet",
 }
 
 
+def is_optional(kind: str) -> bool:
+    return kind.startswith("[")
+
+
+def choices(kind: str) -> Tuple[str, ...]:
+    """The words that a value may be, where they are few and known."""
+    return tuple(kind.strip("[]").split("|")) if "|" in kind else ()
+
+
+def spelled_option(option: str, kind: str) -> str:
+    if is_optional(kind):
+        return f"{option}[={kind[1:-1]}]"
+    return f"{option}={kind}" if kind else option
+
+
 def spelled(name: str, verb: Verb) -> str:
-    """The verb with its options, as in the usage."""
-    words = [name]
-    for option, value in verb.options.items():
-        words.append(f"[{option}={value}]" if value else f"[{option}]")
+    """The verb with its words and options, as in the usage."""
+    parts = [name]
     if verb.words:
-        words.append(f"[{verb.words}]")
-    return " ".join(words)
+        parts.append(f"[{verb.words}]" if verb.words.endswith("...") else verb.words)
+    parts += [f"[{spelled_option(option, kind)}]" for option, kind in verb.options.items()]
+    return " ".join(parts)
 
 
 def usage() -> str:
-    rows: Tuple[Tuple[str, str], ...] = tuple((spelled(name, verb), verb.summary) for name, verb in VERBS.items())
-    lines = ["Usage: hosted-engine COMMAND [OPTIONS]", "", "Commands:"]
-    for left, summary in rows:
-        lines += [f"  {left}", f"      {summary}"]
+    lines: List[str] = ["Usage: hosted-engine COMMAND [OPTIONS]", "", "Commands:"]
+    for name, verb in VERBS.items():
+        lines += [f"  {spelled(name, verb)}", f"      {verb.summary}"]
     lines += ["", "hosted-engine COMMAND --help says more about one of them."]
     return "\n".join(lines) + "\n"
 

@@ -1,15 +1,18 @@
 """--vm-start, --vm-shutdown, --vm-poweroff, --vm-migrate: by hand, and by the same rules as the agent's."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
 
 from ovirt_he_ha.cli import destination, guard
-from ovirt_he_ha.cli.deployment import deployed_conf, fetched_vm_conf, link_to_broker
+from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, fetched_vm_conf, link_to_broker, look
 from ovirt_he_ha.cli.destination import Journey
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.cli.waiting import TICK, Condition, Progress, notice, wait_for
 from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf, load_agent_conf
@@ -19,6 +22,7 @@ from ovirt_he_ha.core.model import (
     Action,
     ActionKind,
     ActionReport,
+    Health,
     LeaseId,
     LeaseOwner,
     Outcome,
@@ -27,15 +31,25 @@ from ovirt_he_ha.core.model import (
 )
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import Connection
-from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, check, engine_xml, parse_vm_conf
+from ovirt_he_ha.hypervisor.custom_definition import CustomRefused, check_elements, load_custom
+from ovirt_he_ha.hypervisor.definition import (
+    DefinitionRefused,
+    VmConfError,
+    check,
+    engine_xml,
+    parse_vm_conf,
+    parse_xml,
+)
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.storage.local import LocalDomain
 
-ASK_SECONDS = 10.0  # product: libvirt's answer, not the guest's
+ASK_SECONDS = 10.0  # product: libvirt's answer, not the guest's; 5 of them for a guest agent that does not answer
+HEALTHY_SECONDS = 600.0  # product: until the engine in a VM that was started answers
 SHUTDOWN_SECONDS = 120.0  # product
-LOOK_SECONDS = 2.0  # wall: between two looks when nothing wakes us
-POWEROFF_SECONDS = 30.0  # product
+POWEROFF_SECONDS = 2.0  # wall: half of it for libvirt, then the process is killed
+POWEROFF_WAIT = 30.0  # product: for a process that hangs in its storage
 START_SECONDS = 60.0  # product: the lease was looked at first, so create does not wait for a dead owner
+EARLY_SECONDS = 1.0  # wall: a move that is refused is refused by then
 _NOT_HERE = "Virtual machine does not exist on this host"
 
 
@@ -63,43 +77,76 @@ class Host:
 
     def _owner(self) -> "Reading[LeaseOwner]":
         try:
-            with link_to_broker(self.paths) as link:
+            with link_to_broker(self.paths, LOOK_SECONDS) as link:
                 return link.snapshot().leases.owner
         except BrokerError as error:
             return Reading.missing(type(error).__name__)
 
     def look(self) -> Tuple[BrokerSnapshot, Hosts]:
-        with link_to_broker(self.paths) as link:
-            snapshot = link.snapshot()
-            return snapshot, read_hosts(snapshot, link.is_host_alive())
+        with link_to_broker(self.paths, LOOK_SECONDS) as link:
+            snapshot, alive = look(link)
+            return snapshot, read_hosts(snapshot, alive)
+
+    def wall(self, product: float) -> float:
+        """What a guest needs does not become faster with the lab's clock."""
+        return self.clock.wait_floor(product)
 
 
 def start(request: Request) -> int:
+    wait = request.seconds("--wait", HEALTHY_SECONDS)
     host = Host()
     given = request.value("--vm-conf")
     path = Path(given) if given is not None else fetched_vm_conf(host.paths, host.conf)
-    xml = _definition(host, path)
+    xml = _definition(host, path, by_hand=given is not None)
     snapshot, hosts = host.look()
     _refuse_running(host, snapshot)
     found = guard.objections(snapshot, hosts, host.conf.host_id, host.lease, host.agent_conf.allow_unfenced)
     against = "\n".join(found)
     if against:
         raise Refusal("lease", against)
-    report = host.vm.start(xml, host.lease, START_SECONDS)
+    with notice("libvirt is starting the VM"):
+        report = host.vm.start(xml, host.lease, START_SECONDS)
     if report.outcome is not Outcome.OK:
         raise _failed_start(host, report)
     say("VM is in WaitForLaunch: it starts on this host")
+    if wait is not None:
+        wait_for(host.paths, host.wall(wait), _healthy())
+        say("The engine is up")
     return 0
 
 
-def _definition(host: Host, path: Path) -> str:
+def _healthy() -> Condition:
+    """The copy that was started answers with good health. Raises Refusal when it ends first."""
+    seen: List[bool] = []
+
+    def condition(snapshot: BrokerSnapshot, _hosts: Hosts) -> Tuple[str, bool]:
+        engine = snapshot.monitors.engine.value
+        if engine is None:
+            return f"whether the VM runs here is not known ({snapshot.monitors.engine.unknown})", False
+        status = engine.status
+        if status.vm is Vm.UP:
+            seen.append(True)
+            good = status.health is Health.GOOD
+            return f"VM: {status.detail}; engine: {'good' if good else status.reason or status.health.value}", good
+        if seen:
+            raise Refusal("vm-ended", f"The VM has ended again ({status.detail}): see --vm-status and --history")
+        return "the VM is being created", False
+
+    return condition
+
+
+def _definition(host: Host, path: Path, by_hand: bool) -> str:
     try:
         text = path.read_text(encoding="utf-8")
-        xml = engine_xml(parse_vm_conf(text), host.lease)
+        custom = load_custom(host.agent_conf)
+        conf = parse_vm_conf(text)
+        if by_hand and conf.xml:
+            check_elements(parse_xml(conf.xml), custom.allowed, "xmlBase64")
+        xml = engine_xml(conf, host.lease, custom=custom)
         check(xml, host.lease, host.conf.vmid)
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error
-    except (DefinitionRefused, VmConfError) as error:
+    except (DefinitionRefused, VmConfError, CustomRefused) as error:
         raise Refusal("definition", f"{path}: {error}") from error
     return xml
 
@@ -121,34 +168,37 @@ def _failed_start(host: Host, report: ActionReport) -> Refusal:
     return Refusal(code, f"The engine VM was not started: {report.detail or code}")
 
 
-def shutdown(_request: Request) -> int:
+def shutdown(request: Request) -> int:
+    wait = request.seconds("--wait", SHUTDOWN_SECONDS)
     host = Host()
     snapshot, hosts = host.look()
     _require_here(snapshot)
-    report = host.vm.shutdown(ASK_SECONDS)
+    with notice("Waiting for libvirt and the guest's agent"):
+        report = host.vm.shutdown(ASK_SECONDS)
     if report.outcome is not Outcome.OK:
         code = report.outcome.value if report.outcome else "failed"
         raise Refusal(code, f"The guest could not be asked to shut down: {report.detail}")
-    say(f"The guest was asked to shut down; waiting for it, {SHUTDOWN_SECONDS:g} s at most")
-    if not _await_end(host, snapshot):
-        raise Refusal(
-            "overdue", f"The guest has not shut down within {SHUTDOWN_SECONDS:g} s; --vm-poweroff does not ask it"
-        )
+    say("The guest was asked to shut down" + ("" if wait else _comes_back(hosts)))
+    if wait is None:
+        return 0
+    try:
+        wait_for(host.paths, host.wall(wait), _ended(snapshot))
+    except Refusal as error:
+        raise Refusal(error.code, f"The guest has not shut down. {error}. --vm-poweroff does not ask it") from error
     say("The engine VM has shut down" + _comes_back(hosts))
     return 0
 
 
-def _await_end(host: Host, before: BrokerSnapshot) -> bool:
-    """Whether the copy that ran has ended. Its end wakes us; the agent may start the next one within the second."""
-    until = time.monotonic() + host.clock.wait_floor(SHUTDOWN_SECONDS)
-    snapshot = before
-    with link_to_broker(host.paths) as link:
-        while time.monotonic() < until:
-            link.wait_for_change(snapshot.serial, min(LOOK_SECONDS, max(0.1, until - time.monotonic())))
-            snapshot = link.snapshot()
-            if _copy(snapshot) not in (None, _copy(before)):
-                return True
-    return False
+def _ended(before: BrokerSnapshot) -> Condition:
+    """The copy that ran has ended; the agent may start the next one within the second."""
+
+    def condition(snapshot: BrokerSnapshot, _hosts: Hosts) -> Tuple[str, bool]:
+        now = _copy(snapshot)
+        if now is None:
+            return "whether the VM runs here is not known", False
+        return ("it has ended", True) if now != _copy(before) else ("the guest still runs", False)
+
+    return condition
 
 
 def _copy(snapshot: BrokerSnapshot) -> Optional[Tuple[bool, Optional[int]]]:
@@ -157,14 +207,17 @@ def _copy(snapshot: BrokerSnapshot) -> Optional[Tuple[bool, Optional[int]]]:
     return (engine.status.vm is Vm.UP, engine.pid) if engine is not None else None
 
 
-def poweroff(_request: Request) -> int:
+def poweroff(request: Request) -> int:
     """Works without the broker: the last means must not need the first."""
+    wait = request.seconds("--wait", POWEROFF_WAIT)
     host = Host()
-    report = host.vm.destroy(POWEROFF_SECONDS)
+    limit = POWEROFF_SECONDS * host.clock.scale if wait is None else wait
+    with notice("Waiting for the end of the VM's process"):
+        report = host.vm.destroy(limit)
     if report.outcome is not Outcome.OK:
-        raise Refusal(
-            report.outcome.value if report.outcome else "failed", f"The engine VM was not powered off: {report.detail}"
-        )
+        again = "; it was told to end, and --wait waits for it" if wait is None else ""
+        code = report.outcome.value if report.outcome else "failed"
+        raise Refusal(code, f"The engine VM was not powered off: {report.detail}{again}")
     say("The engine VM is off")
     return 0
 
@@ -185,17 +238,21 @@ def _require_here(snapshot: BrokerSnapshot) -> None:
 
 def migrate(request: Request) -> int:
     wanted = request.number("--host", 1, MAX_HOST_ID)
+    wait = request.seconds("--wait", 0.0)
     host = Host()
     snapshot, hosts = host.look()
     _require_here(snapshot)
     memory = _memory_mib(host)
     target = destination.choose(Journey(snapshot, hosts, host.conf.host_id, host.lease, memory), wanted)
     limit = Timers().migration_deadline(memory)
-    action = Action(ActionKind.MIGRATE, target.host_id, destination.uri(target), limit)
     name = hosts.name(target.host_id)
+    if wait is None:
+        return _move_behind(target.host_id, name)
+    limit = min(limit, wait) if wait else limit
+    action = Action(ActionKind.MIGRATE, target.host_id, destination.uri(target), limit)
     say(f"Moving the engine VM to host {name}, within {limit:.0f} s; it goes on meanwhile")
     begin = time.monotonic()
-    report = _interruptible(host.vm, action, limit)
+    report = _interruptible(host, action, f"moving to host {name}")
     if report.outcome is not Outcome.OK:
         raise Refusal(
             report.outcome.value if report.outcome else "failed",
@@ -205,23 +262,57 @@ def migrate(request: Request) -> int:
     return 0
 
 
-def _interruptible(vm: LibvirtEngineVm, action: Action, limit: float) -> ActionReport:
+def _move_behind(host_id: int, name: str) -> int:
+    """A process of its own watches over the move: who started it may go, and the deadline still ends it."""
+    command = ["-m", "ovirt_he_ha.cli.main", "--vm-migrate", f"--host={host_id}", "--wait"]
+    mover = in_background(command)
+    try:
+        _, told = mover.communicate(timeout=EARLY_SECONDS)
+    except subprocess.TimeoutExpired:
+        say(f"The engine VM moves to host {name}; --vm-status shows when it has arrived, --wait waits for it")
+        return 0
+    if mover.returncode:
+        raise Refusal("failed", told.strip() or f"The engine VM was not moved to host {name}")
+    say(f"The engine VM runs on host {name}")
+    return 0
+
+
+def in_background(words: List[str]) -> "subprocess.Popen[str]":
+    """This interpreter again, out of reach of the terminal's signals; its standard error can be read."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _interruptible(host: Host, action: Action, what: str) -> ActionReport:
     """Whoever presses Ctrl-C wants the VM to stay: the job is aborted, not left to itself."""
     results: List[Union[ActionReport, Exception]] = []
 
     def work() -> None:
         try:
-            results.append(vm.migrate(action, limit))
+            results.append(host.vm.migrate(action, action.deadline))
         except Exception as error:  # raised again by whoever waits for it
             results.append(error)
 
     worker = threading.Thread(target=work, daemon=True)
+    progress = Progress(action.deadline)
     worker.start()
     try:
-        worker.join()
+        worker.join(0.0)
+        while not results:
+            if progress.redraws:
+                progress.show(what)
+            worker.join(TICK)
     except KeyboardInterrupt:
-        vm.abort_migration()
+        host.vm.abort_migration()
         raise
+    finally:
+        progress.close()
     if isinstance(results[0], Exception):
         raise results[0]
     return results[0]

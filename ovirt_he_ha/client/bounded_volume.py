@@ -7,12 +7,13 @@ could not be ended, not even by SIGKILL, and would keep the whole program from i
 import os
 import time
 from functools import lru_cache
+from typing import Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
-from ovirt_he_ha.storage.archive import SIZE, ArchiveBytes
+from ovirt_he_ha.storage.archive import ArchiveBytes
 from ovirt_he_ha.storage.archive_worker import ArchiveWorker
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
-from ovirt_he_ha.storage.io_process import IoFailure
+from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook
 
 
 class BoundedVolume(ArchiveBytes):
@@ -29,17 +30,17 @@ class BoundedVolume(ArchiveBytes):
     def __exit__(self, *_exc: object) -> None:
         self._worker.rest()
 
-    def read(self) -> bytes:
-        """The configuration archive's bytes. Raises IoFailure."""
+    def read(self, length: int) -> bytes:
+        """From the beginning. Raises IoFailure."""
         try:
-            return self.read_at(0, SIZE)
+            return self.read_at(0, length)
         except StorageError as error:
             raise IoFailure(error.code, error.error) from error
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, offset: int) -> None:
         """Raises IoFailure; ``late-write`` when it was given up and may still arrive."""
         try:
-            self._worker.write_archive(data, self._left())
+            self._worker.write_archive(data, offset, self._left())
         except StorageError as error:
             given_up = isinstance(error, StorageOverdue) and error.code == "overdue"
             raise IoFailure("late-write" if given_up else error.code, error.error) from error
@@ -47,6 +48,18 @@ class BoundedVolume(ArchiveBytes):
     def read_at(self, offset: int, length: int) -> bytes:
         """Raises StorageError."""
         return self._worker.read(offset, length, self._left())
+
+    def look(self, path: str) -> VolumeLook:
+        """At another volume of the same storage. Raises StorageError."""
+        return self._worker.look(path, self._left())
+
+    def text(self, path: str) -> bytes:
+        """A small file of the same storage. Raises StorageError."""
+        return self._worker.text(path, self._left())
+
+    def late_writers(self) -> Tuple[int, ...]:
+        """Processes whose write was given up and may still arrive."""
+        return self._worker.late_writers()
 
     def is_directory(self, path: str) -> bool:
         """Of the same storage. Raises StorageError."""

@@ -11,8 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional
 
+from ovirt_he_ha.client.archive_lock import ArchiveLock, only_ours
 from ovirt_he_ha.client.bounded_volume import BoundedVolume
-from ovirt_he_ha.config.files import atomic_write, load_broker_conf, load_hosted_engine_conf, read_values, save_ha_conf
+from ovirt_he_ha.config.files import (
+    HostedEngineConf,
+    atomic_write,
+    check_hosted_engine_value,
+    hosted_engine_conf,
+    load_broker_conf,
+    load_hosted_engine_conf,
+    read_values,
+    save_ha_conf,
+)
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError, read_text
@@ -21,10 +31,12 @@ from ovirt_he_ha.storage.local import LocalDomain
 
 HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "vm"
 WRITABLE = (BROKER, HA, HE_LOCAL, HE_SHARED)
+ON_STORAGE = (BROKER, HE_SHARED)
 OPTIONAL = ("iscsi_paths_blacklist", "network_test", "tcp_t_address", "tcp_t_port")
 HA_FLAGS = ("local_maintenance", "local_maintenance_manual")
 DEADLINE = 20.0  # wall seconds of a call, all accesses to the storage together
-SETTLE = 1.0  # wall seconds; longer than another host needs from its comparison to its write
+# wall seconds; longer than a host that takes no lock (oVirt's own tools) needs from its comparison to its write
+SETTLE = 1.0
 _DEFAULT_SECTION = "default"
 
 
@@ -51,9 +63,10 @@ class SharedConfig:
             return call.get(key, kind)
 
     def set(self, key: str, value: str, kind: Optional[str] = None) -> None:
-        """Raises KeyError, SharedConfigError, ConfigError, OSError for this host's files, ArchiveError: ``changed``
-        when another host was faster, ``late-write`` when the storage did not answer and the change may still
-        arrive."""
+        """Hosts that change the archive in the same moment wait for each other. Raises KeyError, SharedConfigError,
+        ConfigError, OSError for this host's files, ArchiveError: a code that begins with ``lock-`` when it is not
+        known who else may change it (sanlock or this host's broker is away), ``changed`` when a host that takes no
+        lock was faster, ``late-write`` when the storage did not answer and the change may still arrive."""
         if not isinstance(value, str) or "\n" in value or "\r" in value or "\0" in value:
             raise SharedConfigError("value", f"{key}: expected one line of text")
         with _Call(self._paths, self._seconds) as call:
@@ -75,6 +88,7 @@ class _Call:
         self._paths = paths
         self._seconds = seconds
         self._volume: Optional[BoundedVolume] = None
+        self._lock: Optional[ArchiveLock] = None
         self._members: Optional[Dict[str, bytes]] = None
         self._values: Dict[str, Callable[[], Dict[str, str]]] = {
             HE_LOCAL: lambda: read_values(paths.hosted_engine_conf),
@@ -89,16 +103,28 @@ class _Call:
     def __exit__(self, *exc: object) -> None:
         if self._volume is not None:
             self._volume.__exit__(*exc)
+        if self._lock is not None:
+            self._lock.release(self._volume.late_writers() if self._volume is not None else ())
 
     def get(self, key: str, kind: Optional[str]) -> List[str]:
         found = self._type_of(key, kind)
         return [self._values[found]().get(_named(found, key), ""), found]
 
     def set(self, key: str, value: str, kind: Optional[str]) -> None:
+        if kind is None or kind in ON_STORAGE:
+            self._lock = ArchiveLock(self._conf(), self._opened(), self._seconds / 2)
         found = self._type_of(key, kind)
+        if found in ON_STORAGE:
+            self._enter()
         {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}[found](
             _named(found, key), value
         )
+
+    def _enter(self) -> None:
+        """From here on nobody else changes the archive: what was read before is read again."""
+        assert self._lock is not None
+        self._lock.enter()
+        self._members = None
 
     def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
         kinds = WRITABLE if kind is None else (kind,)
@@ -130,8 +156,14 @@ class _Call:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def _set_local(self, key: str, value: str) -> None:
+        """A file that was whole stays whole; one that was not may be mended key by key."""
         path = self._paths.hosted_engine_conf
-        atomic_write(path, replaced(read_text(path), key, value).encode())
+        before = read_text(path)
+        after = replaced(before, key, value)
+        check_hosted_engine_value(path, key, value)
+        if _is_whole(path, before):
+            hosted_engine_conf(path, _pairs(after))
+        atomic_write(path, after.encode())
 
     def _set_ha(self, key: str, value: str) -> None:
         if key not in HA_FLAGS:
@@ -143,6 +175,7 @@ class _Call:
         save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})  # type: ignore[arg-type]
 
     def _set_shared(self, key: str, value: str) -> None:
+        check_hosted_engine_value(f"{self._volume_path()}: hosted-engine.conf", key, value)
         members = self._archive()
         text = self._editable("hosted-engine.conf")
         self._store(members, "hosted-engine.conf", replaced(text, key, value))
@@ -160,7 +193,11 @@ class _Call:
         atomic_write(self._paths.broker_conf, text.encode())
 
     def _store(self, members: Mapping[str, bytes], name: str, text: str) -> None:
-        write_archive(self._opened(), {**members, name: text.encode()}, previous=members, settle=SETTLE)
+        lock = self._lock
+        assert lock is not None
+        settle = SETTLE if lock.fresh or not only_ours(self._paths) else 0.0
+        changed = {**members, name: text.encode()}
+        write_archive(self._opened(), changed, previous=members, settle=settle, still=lock.check)
 
     def _archive(self) -> Dict[str, bytes]:
         if self._members is None:
@@ -179,14 +216,25 @@ class _Call:
             self._volume = BoundedVolume(self._volume_path(), self._seconds)
         return self._volume
 
+    def _conf(self) -> HostedEngineConf:
+        return load_hosted_engine_conf(self._paths.hosted_engine_conf)
+
     def _volume_path(self) -> str:
-        conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
+        conf = self._conf()
         return LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
 
 
 def _check_type(kind: str) -> None:
     if kind not in WRITABLE:
         raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
+
+
+def _is_whole(path: Path, text: str) -> bool:
+    try:
+        hosted_engine_conf(path, _pairs(text))
+    except ConfigError:
+        return False
+    return True
 
 
 def check_broker_conf(name: Path, text: str) -> None:

@@ -31,6 +31,8 @@ __all__ = [
     "HaConf",
     "HostedEngineConf",
     "atomic_write",
+    "check_hosted_engine_value",
+    "hosted_engine_conf",
     "load_agent_conf",
     "load_broker_conf",
     "load_ha_conf",
@@ -111,6 +113,8 @@ class AgentConf:
     health_url: str = ""
     health_ca_file: str = ""
     recorder_kib: int = 2048
+    extra_xml: str = ""
+    allowed_elements: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,25 @@ class BrokerConf:
 def load_hosted_engine_conf(path: PathLike) -> HostedEngineConf:
     """Raises ConfigError: file missing, empty or unreadable; a required key absent; a value that does not fit its
     type; a spUUID of the 3.5 layout."""
-    values = read_values(path)
+    return hosted_engine_conf(path, read_values(path))
+
+
+def hosted_engine_conf(path: PathLike, values: Mapping[str, str]) -> HostedEngineConf:
+    """The same from values, which a file at ``path`` holds or is to hold. Raises ConfigError."""
     if not values:
         raise ConfigError(path, "", "lines of key=value, as written by hosted-engine --deploy", "no such line")
     parsed = {key.attribute: _value(path, key, values) for key in HOSTED_ENGINE_KEYS}
     conf = HostedEngineConf(values=MappingProxyType(dict(values)), **parsed)
     _check_hosted_engine(path, conf)
     return conf
+
+
+def check_hosted_engine_value(path: PathLike, name: str, text: str) -> None:
+    """That one key of hosted-engine.conf may have this value; a key that is not ours may have any. Raises
+    ConfigError."""
+    key = key_named(HOSTED_ENGINE_KEYS, name)
+    if key is not None:
+        _value(path, key, {name: text})
 
 
 def _check_hosted_engine(path: PathLike, conf: HostedEngineConf) -> None:

@@ -30,6 +30,9 @@ class HostPaths:
         self.broker_socket = self.run_dir / "broker.socket"
         self.vm_conf = self.run_dir / "vm.conf"
         self.vm_conf_fallback = self.run_dir / "vm.conf.fallback"
+        # libvirt's: which lock manager its daemon uses, and which process that is (monolithic, or one per driver).
+        self.qemu_conf = etc / "libvirt" / "qemu.conf"
+        self.libvirt_pid_files = tuple(self.root / "run" / name for name in ("libvirtd.pid", "virtqemud.pid"))
         self.log_dir = self.root / "var" / "log" / "ovirt-hosted-engine-ha"
 
     @classmethod

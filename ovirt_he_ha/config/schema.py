@@ -14,6 +14,7 @@ NETWORK_TESTS = ("ping", "dns", "tcp", "none")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_.])?")
 _ADDRESS = re.compile(r"[0-9A-Za-z_.:%\[\]-]{1,255}")
+_ELEMENT = re.compile(r"(devices/|os/)?[A-Za-z][A-Za-z0-9_-]{0,60}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
 
 
@@ -118,6 +119,13 @@ def _regular_expression(text: str) -> str:
     return text
 
 
+def _elements(text: str) -> Tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not all(_ELEMENT.fullmatch(name) for name in names):
+        raise ValueError(text)
+    return names
+
+
 def _absolute(text: str) -> str:
     if not text.startswith("/") or "\0" in text:
         raise ValueError(text)
@@ -138,6 +146,7 @@ PEER_URI = Kind(
 )
 URL = Kind("an http:// or https:// address", _matching(re.compile(r"https?://[!-~]+")))
 PATTERN = Kind("a regular expression", _regular_expression)
+ELEMENTS = Kind("names of libvirt elements such as memoryBacking, devices/hostdev", _elements)
 ANY_TRUE = Kind("True", _exactly_true)
 
 
@@ -227,6 +236,10 @@ AGENT_SECTIONS: Mapping[str, Tuple[Key, ...]] = {
     "health": (
         Key("url", "health_url", URL, "health page; empty: http://<fqdn>/ovirt-engine/services/health"),
         Key("ca-file", "health_ca_file", ABSOLUTE, "certificate authorities for an https page, PEM"),
+    ),
+    "definition": (
+        Key("extra-xml", "extra_xml", ABSOLUTE, "file with libvirt elements that are added to the VM's definition"),
+        Key("allowed-elements", "allowed_elements", ELEMENTS, "which elements that file and --vm-conf may bring", ()),
     ),
     "recorder": (
         Key("size-kib", "recorder_kib", size_kib(256, 262144), "size of the recording of cycles; 0: none", 2048),

@@ -88,6 +88,12 @@ class Draft:
         if self.sit.now < at < float("inf"):
             self.countdowns.append(reasons.countdown(event, at, **values))
 
+    def ahead_of_action(self) -> None:
+        """The moment at which the action under way is given up."""
+        running = self.sit.running
+        if running is not None:
+            self.ahead("action-deadline", running.started_at + running.action.deadline)
+
     # --- what is done -------------------------------------------------------------------------------------------
 
     @property
@@ -110,6 +116,16 @@ class Draft:
         """Order the one action of this decision. False when actions are forbidden; then nothing is to be noted as
         asked."""
         if not self.may_act:
+            self._say_action_running()
             return False
         self.action = action
         return True
+
+    def _say_action_running(self) -> None:
+        """One action at a time: without this an order that only waits for another one would wait without a word."""
+        running = self.sit.running
+        if running is None:
+            return
+        seconds = f"{max(0.0, self.sit.now - running.started_at):.0f}"
+        self.because("action-running", action=running.action.kind.value, seconds=seconds)
+        self.ahead_of_action()

@@ -152,10 +152,13 @@ def _gone(f: GuardFacts, t: Timers) -> Optional[_Threat]:
 def _unconfirmed(f: GuardFacts) -> Optional[_Threat]:
     if f.blind:
         return None
+    since = f.confirmed_at - f.slept
+    shown_from = since + WORRYING * f.io_timeout
+    if f.now < shown_from:
+        return None
     silent = f.now - f.confirmed_at + f.slept
     why = reasons.reason("guard-unconfirmed", seconds=f"{silent:.0f}")
-    since = f.confirmed_at - f.slept
-    return _Threat(since + UNCONFIRMED * f.io_timeout, why, since + WORRYING * f.io_timeout)
+    return _Threat(since + UNCONFIRMED * f.io_timeout, why, shown_from)
 
 
 def _unknown_process(f: GuardFacts, t: Timers) -> Optional[_Threat]:

@@ -91,14 +91,18 @@ def is_unfenced(sit: Situation) -> bool:
 
 
 def _card(sit: Situation, counts_memory: bool, retries: int, zero: str) -> ScoreCard:
-    host = sit.snapshot.host
-    return score_card(
-        host.score,
-        sit.snapshot.monitors,
-        sit.loads,
-        sit.now,
-        host.memory_needed,
-        counts_memory,
-        retries,
-        zero_reason=zero,
-    )
+    asked = counts_memory, retries, zero
+    found = sit.cards.get(asked)
+    if found is None:
+        host = sit.snapshot.host
+        found = sit.cards[asked] = score_card(
+            host.score,
+            sit.snapshot.monitors,
+            sit.loads,
+            sit.now,
+            host.memory_needed,
+            counts_memory,
+            retries,
+            zero_reason=zero,
+        )
+    return found

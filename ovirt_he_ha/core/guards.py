@@ -124,6 +124,7 @@ def reinitialize(sit: Situation, d: Draft) -> Step:
     idle = (*_ENTRY, State.GLOBAL_MAINTENANCE, State.LOCAL_MAINTENANCE)
     if sit.snapshot.carried.state in idle:
         d.because("reinitializing")
+        d.ahead("reinitialize", sit.now + sit.timers.cycle)
         d.phase = "reinitializing"
         return State.REINITIALIZE, False
     return State.ENGINE_DOWN, True

@@ -233,7 +233,9 @@ class LeaseFacts:
     ``lockspace`` is the storage domain's (sdUUID), ``whiteboard`` is ``hosted-engine``. ``hosts`` maps id -> flag
     from the storage domain's lockspace (ids that sanlock does not list are absent). ``io_timeout`` and ``watchdog``
     in seconds. ``reset_within``: seconds within which the watchdog resets this host, because its sanlock died with the
-    lockspace; None: no reset is expected.
+    lockspace; None: no reset is expected. ``owner_silent``: seconds since sanlock saw the host of the lease's owner
+    renew its id, once it is late with that; None: it is not late, or not known. ``joining_for``: seconds that a join of
+    one of the lockspaces has taken so far. Both are for countdowns only.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -245,6 +247,8 @@ class LeaseFacts:
     watchdog: int = 60
     watchdog_armed: Optional[bool] = None
     reset_within: Optional[float] = None
+    owner_silent: Optional[float] = None
+    joining_for: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------
@@ -276,6 +280,24 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class Safeguards:
+    """What this host knows of its own guards, for the protection meter only: no decision looks at it. Empty and None:
+    not known.
+
+    ``lock_manager``: ``sanlock``; ``off``; ``stale`` (libvirt's daemon runs since before its configuration changed);
+    another manager's name. ``second_network``: the address that takes migrations is not the management network's.
+    ``deployment``: digest of what must be the same in ``hosted-engine.conf`` on all hosts. The rest are versions.
+    """
+
+    lock_manager: str = ""
+    second_network: Optional[bool] = None
+    deployment: str = ""
+    broker: str = ""
+    libvirt: str = ""
+    sanlock: str = ""
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """This host and what its files say, read anew each cycle.
 
@@ -300,6 +322,7 @@ class HostFacts:
     allow_unfenced: bool = False
     score: ScoreConfig = ScoreConfig()
     version: str = ""
+    safeguards: Safeguards = Safeguards()
 
 
 class ActionKind(str, Enum):
@@ -379,6 +402,7 @@ class Snapshot:
     storage_problem: str = ""  # the broker's named state of the volume, empty when reads and writes work
     overwritten: bool = False  # somebody else wrote our slot since our last write
     state_problem: str = ""  # why the budgets cannot be written to this host's disk, empty when they can
+    ledger_problem: str = ""  # why the ledger's lines are not written, empty when they are
     guard: GuardReport = GuardReport()  # the guard over the copy that runs here
 
 
@@ -509,6 +533,40 @@ class Fence:
     pid: int = 0
 
 
+class Level(str, Enum):
+    """Of one finding, and (but for NOTE and UNKNOWN) of the whole cluster: the worst of its findings, an unknown
+    counting as DEGRADED."""
+
+    NOTE = "note"  # worth knowing, nothing is missing
+    UNKNOWN = "unknown"  # whether something is missing cannot be told
+    DEGRADED = "degraded"  # the VM is guarded, and something that guards it is missing
+    UNPROTECTED = "unprotected"  # the VM could run twice, or nobody would start it again
+    PROTECTED = "protected"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the protection meter found: a code of core/findings.py, the hosts that it is about (none: the
+    cluster), and its values."""
+
+    code: str
+    level: Level
+    hosts: Tuple[int, ...] = ()
+    values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Protection:
+    """The meter as one host reads it: ``findings`` the worst first. ``vm_host`` 0: no live host says that the VM runs
+    there. ``spares``: hosts that could take it over."""
+
+    level: Level = Level.DEGRADED
+    findings: Tuple[Finding, ...] = ()
+    vm_host: int = 0
+    spares: Tuple[int, ...] = ()
+    deployed: int = 0
+
+
 @dataclass(frozen=True)
 class Decision:
     state: State
@@ -522,3 +580,4 @@ class Decision:
     wake_at: float  # the next cycle at the latest
     fence: Optional[Fence] = None
     abort_migration: bool = False
+    protection: Protection = Protection()

@@ -4,16 +4,20 @@ Rules that other implementations depend on: a VM that is not unknown or down has
 `unknown` (an upstream peer dies of it); the maintenance flag is set only once the VM has left.
 """
 
-from typing import List, Mapping, Optional, Tuple
+from dataclasses import replace
+from functools import lru_cache
+from typing import List, Optional, Tuple
 
-from ovirt_he_ha.core import notes, reasons
+from ovirt_he_ha.core import findings, notes, protection, reasons, safeguards
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import own_card
 from ovirt_he_ha.core.model import (
     Decision,
+    Empty,
     EngineStatus,
     Health,
     LockspaceState,
+    Protection,
     Record,
     ScoreCard,
     State,
@@ -40,11 +44,13 @@ def finish(sit: Situation, d: Draft) -> Decision:
     if doubt:
         d.problem("no-publish", state=doubt)
     d.countdowns.sort(key=lambda c: c.at)
+    record = _record(sit, d, card)
+    meter = _meter(sit, record)
     return Decision(
         state=d.state,
         action=d.action,
         score=card,
-        record=None if doubt else _record(sit, d, card),
+        record=None if doubt else _with(record, findings.published(meter.level, meter.findings)),
         alive=sit.view.alive,
         reasons=tuple(d.reasons),
         countdowns=tuple(d.countdowns),
@@ -52,6 +58,7 @@ def finish(sit: Situation, d: Draft) -> Decision:
         wake_at=_wake_at(sit, d),
         fence=d.fence,
         abort_migration=d.abort_migration,
+        protection=meter,
     )
 
 
@@ -105,7 +112,7 @@ def _record(sit: Situation, d: Draft, card: ScoreCard) -> Record:
 def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     """In the order of importance: what does not fit is cut from the end, ``why.`` first."""
     host = sit.snapshot.host
-    lines = [("state", d.state.value), *_timeout(sit, d)]
+    lines = [("state", d.state.value), *_timeout(sit, d), *_since(sit, d)]
     lines += [("phase", d.phase), ("problem", ",".join(d.problems))]
     if d.maintenance_state:
         lines += [("maintenance_state", d.maintenance_state), ("maintenance_reason", host.maintenance_reason)]
@@ -114,7 +121,8 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
     generation = sit.snapshot.leases.own_generation
     lines += [("gen", "" if generation is None else str(generation)), ("version", host.version)]
-    lines += [(f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(_bounds(sit).items())]
+    lines += safeguards.lines(sit)
+    lines += _bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
     lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
     lines += [("score.zero", card.zero_reason)]
     lines += reasons.published(d.reasons, d.countdowns, sit.now)
@@ -125,6 +133,13 @@ def _timeout(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
     """The moment that ends the present state, in monotonic seconds; the encoder writes it as a date."""
     at = next((c.at for c in d.countdowns if c.event in _TIMEOUTS), None)
     return [] if at is None else [("timeout", f"{at:.0f}")]
+
+
+def _since(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
+    """Since when this host is in its state, and the copy here runs: monotonic seconds, like the slot's timestamp."""
+    uptime = sit.facts.uptime if sit.facts is not None and sit.vm_here else None
+    began = "" if uptime is None else f"{max(0.0, sit.seen_at() - uptime):.0f}"
+    return [("since", f"{d.carried.entered_at:.0f}"), ("up.since", began)]
 
 
 def _guard(sit: Situation) -> List[Tuple[str, str]]:
@@ -147,8 +162,42 @@ def _memory(sit: Situation) -> str:
     return "" if free is None else str(max(0, free))
 
 
-def _bounds(sit: Situation) -> Mapping[str, float]:
-    return announced_bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
+@lru_cache(maxsize=4)  # the timeouts are the cluster's
+def _bounds(io_timeout: int, watchdog: int) -> Tuple[Tuple[str, str], ...]:
+    bounds = announced_bounds(io_timeout, watchdog)
+    return tuple((f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(bounds.items()))
+
+
+# --- the protection meter -------------------------------------------------------------------------------------------
+
+
+def _meter(sit: Situation, own: Record) -> Protection:
+    """From what this host is about to publish of itself, and what its peers did."""
+    snapshot = sit.snapshot
+    peers = [
+        protection.host(
+            peer.host_id, peer.slot, peer.alive, peer.silent_for > sit.timers.facts_stale, sit.flags.get(peer.host_id)
+        )
+        for peer in sit.view.peers.values()
+        if not isinstance(peer.slot, Empty)
+    ]
+    mine = protection.host(sit.own_id, own, True, lease=sit.flags.get(sit.own_id))
+    return protection.assess(
+        protection.Cluster(
+            own_id=sit.own_id,
+            hosts=tuple(sorted([mine, *peers], key=lambda one: one.host_id)),
+            global_maintenance=snapshot.global_maintenance,
+            flags_known=bool(sit.flags),
+            slots_age=snapshot.slots_age,
+        )
+    )
+
+
+def _with(record: Record, lines: Tuple[Tuple[str, str], ...]) -> Record:
+    """Before the reasons, which go first where the text is too long."""
+    told = [pair for pair in record.extra if not pair[0].startswith(reasons.WHY)]
+    why = record.extra[len(told) :]
+    return replace(record, extra=(*told, *(pair for pair in lines if pair[1]), *why))
 
 
 def _line(text: str) -> str:
@@ -175,19 +224,42 @@ def _say_host(sit: Situation, d: Draft) -> None:
         d.problem("too-new", hosts=",".join(str(host_id) for host_id in sit.view.too_new[:20]))
     for name, state in sit.missing_lockspaces():
         d.problem("lockspace", name=name, state=state)
+    if sit.snapshot.leases.joining_for is not None:
+        d.ahead("join", _joined_at(sit, sit.snapshot.leases.joining_for))
     for peer in peer_lease_conflicts(sit):
         theirs = peer.record.get("lease") if peer.record is not None else ""
         d.problem("lease-mismatch", host=peer.host_id, theirs=theirs, ours=lease_text(host.lease))
     if host.definition_problem:
         d.problem("definition", problem=host.definition_problem)
+    _say_storage(sit, d)
+
+
+def _joined_at(sit: Situation, joining_for: float) -> float:
+    """A join takes 2 io_timeouts and a second; 14 where the id was another host's, who is watched for so long."""
+    began, io_timeout = sit.now - joining_for, sit.snapshot.leases.io_timeout
+    usual = began + 2.0 * io_timeout + 1.0
+    return usual if usual > sit.now else began + 14.0 * io_timeout
+
+
+def _say_storage(sit: Situation, d: Draft) -> None:
+    if sit.snapshot.leases.reset_within is not None:
+        d.problem("reset-pending")
+        d.ahead("reset-pending", sit.now + sit.snapshot.leases.reset_within)
     if sit.snapshot.storage_problem:
         d.problem("storage", problem=sit.snapshot.storage_problem)
     if sit.snapshot.overwritten:
         d.problem("overwritten")
-    if sit.snapshot.state_problem:
-        d.problem("state-file", problem=sit.snapshot.state_problem)
+    _say_files(sit, d)
     if sit.snapshot.publish_failed_for is not None:
         d.problem("publish-failed", seconds=f"{sit.snapshot.publish_failed_for:.0f}")
+
+
+def _say_files(sit: Situation, d: Draft) -> None:
+    """What cannot be written to this host's own disk."""
+    if sit.snapshot.state_problem:
+        d.problem("state-file", problem=sit.snapshot.state_problem)
+    if sit.snapshot.ledger_problem:
+        d.problem("ledger", problem=sit.snapshot.ledger_problem)
 
 
 def _wake_at(sit: Situation, d: Draft) -> float:

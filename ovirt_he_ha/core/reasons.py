@@ -4,6 +4,7 @@ A code is data (published, compared, tested); the sentence is for people and may
 of a slot as ``why.N=`` and ``why.next.N=``, so that any host can explain what another one waits for.
 """
 
+import re
 from types import MappingProxyType
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 from urllib.parse import quote, unquote
@@ -48,6 +49,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "start": "Starting the VM: the lease is {lease}",
         "starting": "The VM was started, waiting until its health is good",
         "start-running": "The start is under way",
+        "action-running": "The order to {action} of {seconds} s ago has not returned: no other action meanwhile",
         "start-failed": "The last start failed: {detail}",
         "start-refused": "The last start was refused: {detail}",
         "start-overdue": "The last start did not return in time: {detail}",
@@ -104,17 +106,22 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "storage": "The shared volume: {problem}",
         "overwritten": "Somebody else wrote this host's slot",
         "state-file": "The agent's state file cannot be written ({problem}): a restart would forget failed starts",
+        "ledger": "The ledger cannot be written ({problem}): --history and --audit miss what happens meanwhile",
     }
 )
 
 COUNTDOWNS: Mapping[str, str] = MappingProxyType(
     {
+        "reinitialize": "this host has looked at everything anew",
+        "join": "sanlock has joined the lockspaces",
         "baseline": "every known host is established",
         "rank": "this host's turn to start",
         "reset-pending": "the watchdog has reset this host, or will not",
         "last-resort": "start at score 0 as the last resort",
         "lease": "the owner's lease can be dead",
         "start-backoff": "next start",
+        "retries-forgotten": "failed starts are forgotten, and this host counts again",
+        "action-deadline": "the action under way is given up",
         "lost-race": "next look at the lease",
         "restart": "restart on this host",
         "hand-over-end": "this host counts again",
@@ -122,6 +129,7 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
         "grace": "the started VM must have appeared",
         "starting-limit": "the VM is stopped unless it is healthy",
         "hung": "the VM counts as hung",
+        "hung-signal": "the VM counts as hung if it makes no progress or its guest agent is dead as well",
         "better-peer": "move to the better host",
         "move-budget": "the next move is allowed",
         "hung-budget": "the next restart of a hung VM is allowed",
@@ -138,6 +146,8 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
 WHY = "why."
 NEXT = "why.next."
 _LONGEST_VALUE = 80
+_SAFE = " ,:/()+"
+_PLAIN = re.compile(r"[A-Za-z0-9_.~ ,:/()+-]*")  # what is not quoted
 # Enough for a reader, small enough for the 3,584 bytes that all the free text shares.
 _MOST_PUBLISHED = 12
 
@@ -167,7 +177,12 @@ def describe(why: Reason) -> str:
     template = REASONS.get(why.code)
     if template is None:
         return " ".join([why.code, *(f"{key}={value}" for key, value in why.values.items())])
-    return template.format_map(_Values(why.values))
+    return filled(template, why.values)
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """The text with its ``{name}`` filled in; a value that is not there shows as "?"."""
+    return template.format_map(_Values(values))
 
 
 def describe_countdown(what: Countdown, now: float) -> str:
@@ -225,7 +240,8 @@ def from_record(record: Record, now: float) -> Tuple[Tuple[Reason, ...], Tuple[C
 
 
 def _quoted(text: str) -> str:
-    return quote(text[:_LONGEST_VALUE], safe=" ,:/()+", errors="replace")
+    short = text[:_LONGEST_VALUE]
+    return short if _PLAIN.fullmatch(short) else quote(short, safe=_SAFE, errors="replace")
 
 
 def _pairs(values: Mapping[str, str]) -> List[str]:

@@ -116,6 +116,8 @@ def _hung(sit: Situation, d: Draft, facts: EngineFacts) -> _Stop:
     if facts.status.health is not Health.BAD or facts.bad_for is None or facts.uptime is None or facts.outgoing:
         return None
     signal = _second_signal(facts, t.hung_health)
+    if not signal:
+        d.ahead("hung-signal", sit.now + max(t.hung_health - facts.bad_for, t.hung_min_uptime - facts.uptime))
     if not signal and (d.state is State.ENGINE_STARTING or _page_in_doubt(sit, d)):
         return None
     limit = t.hung_health if signal else t.hung_alone

@@ -40,15 +40,15 @@ def mean_load(loads: Sequence[LoadSample], now: float, history: float = Timers.l
     Newest to oldest, because the order of additions decides the last bit. None when no pair has a duration.
     """
     oldest = now - history
-    samples = sorted([s for s in loads if s.at > oldest], key=attrgetter("at"), reverse=True)
-    duration = 0.0
-    area = 0.0
-    for newer, older in zip(samples, samples[1:]):
-        if newer.load is None or older.load is None:
-            continue
-        step = newer.at - older.at
-        duration += step
-        area += step * (newer.load + older.load) / 2
+    duration = area = newer_at = 0.0
+    newer: Optional[float] = None
+    for sample in sorted([s for s in loads if s.at > oldest], key=attrgetter("at"), reverse=True):
+        at, load = sample.at, sample.load
+        if newer is not None and load is not None:
+            step = newer_at - at
+            duration += step
+            area += step * (newer + load) / 2
+        newer_at, newer = at, load
     return area / duration if duration > 0 else None
 
 

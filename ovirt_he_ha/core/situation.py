@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ovirt_he_ha.core import liveness
 from ovirt_he_ha.core.liveness import Peer, Survey
@@ -16,6 +16,7 @@ from ovirt_he_ha.core.model import (
     LoadSample,
     LockspaceState,
     Reading,
+    ScoreCard,
     Snapshot,
     Vm,
 )
@@ -93,6 +94,11 @@ class Situation:
         if self.facts is None or self.exit_at is None or self.exit_at < moment:
             return Exit.NONE
         return self.facts.last_exit
+
+    @cached_property
+    def cards(self) -> Dict[Tuple[bool, int, str], ScoreCard]:
+        """Scores of this cycle that were worked out, by what they depend on beside it."""
+        return {}
 
     @cached_property
     def lease_conflicts(self) -> Tuple[Peer, ...]:

@@ -270,11 +270,14 @@ def _whole(text: str) -> str:
 
 def _read_text(free_text: bytes) -> Tuple[Tuple[Tuple[str, str], ...], bool]:
     content, _, padding = free_text.partition(b"\0")
-    found = map(_pair, content.decode("utf-8", "replace").split("\n"))
-    pairs = [pair for pair in found if pair is not None]
+    body = _whole_text(content)
+    # The checksum's line, new in every slot, says nothing more once it is right.
+    text = body if body is not None and body.endswith(b"\n") else content
+    lines = text.decode("utf-8", "replace").split("\n")
+    pairs = tuple(filter(None, map(_pair, lines)))
     if content.translate(None, _PLAIN):  # one look at all of it: ours and oVirt's have nothing else
-        pairs = [(_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs]
-    return tuple(pairs), _NULS.startswith(padding) and _text_is_whole(content)
+        pairs = tuple((_CONTROL.sub("?", key), _CONTROL.sub("?", value)) for key, value in pairs)
+    return pairs, body is not None and _NULS.startswith(padding)
 
 
 @lru_cache(maxsize=2048)  # lines; most are what the same host, or every host, wrote in the cycle before
@@ -284,10 +287,11 @@ def _pair(line: str) -> Optional[Tuple[str, str]]:
     return (key, value) if key and equals and key not in _DERIVED else None
 
 
-def _text_is_whole(content: bytes) -> bool:
+def _whole_text(content: bytes) -> Optional[bytes]:
+    """What stands before our checksum; None where there is none, or not the right one."""
     body, line = content[:-13], content[-13:]
     match = _OWN_CRC.fullmatch(line)
-    return match is not None and match.group(1) == b"%08x" % crc32(body)
+    return body if match is not None and match.group(1) == b"%08x" % crc32(body) else None
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -328,10 +332,15 @@ def _check(record: Record) -> None:
         if not 0 <= number <= _LARGEST[name]:
             raise SlotError(name, number, f"0 to {_LARGEST[name]}")
     for key, _ in record.extra:
-        if key in _DERIVED or not _KEY.fullmatch(key):
+        if not _is_ours(key):
             raise SlotError(
                 "key of the free text", key, "letters, digits, '.', '_' and '-', and none of the host line's"
             )
+
+
+@lru_cache(maxsize=256)  # there are some fifty
+def _is_ours(key: str) -> bool:
+    return key not in _DERIVED and _KEY.fullmatch(key) is not None
 
 
 def _fitting_line(record: Record) -> bytes:
@@ -375,12 +384,13 @@ def encode_engine(status: Optional[EngineStatus], reason: Optional[str] = None) 
     health = status.health
     if status.vm is Vm.UP and health is Health.UNKNOWN:
         health = Health.BAD
-    words = {
-        "vm": status.vm.value,
-        "health": health.value,
-        "detail": _printable(status.detail[:_WORD_LENGTH]).replace("|", "?"),
-    }
     why = status.reason if reason is None else reason
+    return _engine_text(status.vm.value, health.value, status.detail[:_WORD_LENGTH], why)
+
+
+@lru_cache(maxsize=32)  # a host says the same for hours
+def _engine_text(vm: str, health: str, detail: str, why: str) -> str:
+    words = {"vm": vm, "health": health, "detail": _printable(detail).replace("|", "?")}
     if why:
         words["reason"] = _field(why)
     return json.dumps(words)
@@ -392,11 +402,11 @@ def _field(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return _UNSAFE.sub("?", text)
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub("?", text)
 
 
 def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:
-    ours = [(key, _printable(value)) for key, value in record.extra if key not in _OVIRTS]
+    ours = [(key, _ours(key, value, wall_offset)) for key, value in record.extra if key not in _OVIRTS]
     state = _printable(record.get("state")[:_WORD_LENGTH])
     timeout = _timeout(record.get("timeout")[:_WORD_LENGTH], wall_offset, tz)
     while True:
@@ -404,6 +414,14 @@ def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> byt
         if len(text) <= TEXT_SIZE:
             return text
         del ours[_least_needed(ours)]
+
+
+def _ours(key: str, value: str, wall_offset: int) -> str:
+    """``wall`` is a monotonic second for us, and one since the epoch for the others: nothing that is decided may depend
+    on a wall clock."""
+    if key == "wall" and _SECONDS.fullmatch(value):
+        return str(min(max(0, int(float(value)) + wall_offset), _LAST_WALL_SECOND))
+    return _printable(value)
 
 
 def _least_needed(pairs: List[Tuple[str, str]]) -> int:

@@ -23,6 +23,7 @@ from ovirt_he_ha.core.model import (
     Vm,
 )
 from ovirt_he_ha.core.reasons import reason
+from ovirt_he_ha.core.score import TOO_MANY_RETRIES
 from ovirt_he_ha.core.situation import Situation, is_fresh, lease_text, peer_lease_conflicts
 
 Step = Tuple[State, bool]
@@ -59,6 +60,7 @@ def engine_start(sit: Situation, d: Draft) -> Step:
         return State.ENGINE_STARTING, True
     if sit.is_running(ActionKind.START):
         d.because("start-running")
+        d.ahead_of_action()
         d.phase = "starting"
         return State.ENGINE_START, False
     # The report is lost (the order was not taken): look again, the lease and the budgets are what protects.
@@ -227,7 +229,6 @@ def _guarded(sit: Situation, d: Draft) -> Iterator[Reason]:
     if is_unfenced(sit):
         yield reason("unfenced")
     if sit.snapshot.leases.reset_within is not None:
-        d.ahead("reset-pending", sit.now + sit.snapshot.leases.reset_within)
         yield reason("reset-pending")
     if sit.view.too_new:
         yield reason("too-new", hosts=_listed(sit.view.too_new))
@@ -249,11 +250,9 @@ def _lease(sit: Situation, d: Draft) -> Iterator[Reason]:
     why = lease_objection(sit)
     if why is None:
         return
-    owner = sit.snapshot.leases.owner.value
-    peer = sit.view.peers.get(owner.host_id) if owner is not None else None
-    if peer is not None and not peer.alive:
-        leases = sit.snapshot.leases
-        d.ahead("lease", sit.now - peer.silent_for + 8 * leases.io_timeout + leases.watchdog)
+    leases = sit.snapshot.leases
+    if why.code == "lease-held" and leases.owner_silent is not None:
+        d.ahead("lease", sit.now - leases.owner_silent + 8 * leases.io_timeout + leases.watchdog)
     yield why
 
 
@@ -280,6 +279,8 @@ def _turn(sit: Situation, d: Draft) -> Iterator[Reason]:
         if not last_resort:
             if d.carried.budgets.handed_over_until > sit.now:
                 d.ahead("hand-over-end", d.carried.budgets.handed_over_until)
+            if card.zero_reason == TOO_MANY_RETRIES:
+                d.ahead("retries-forgotten", d.carried.budgets.next_start_at + sit.timers.start_backoff_max)
             yield reason("score-zero", why=card.zero_reason or "penalties")
             if d.carried.no_peer_since is not None:
                 yield reason("last-resort-wait")
@@ -318,8 +319,8 @@ def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[R
     turn = None if since is None else since + before * sit.timers.rank_step
     if turn is not None and sit.now >= turn:
         return
-    if turn is not None:
-        d.ahead("rank", turn)
+    if turn is not None and since is not None:
+        d.ahead("rank", min(turn, since + sit.timers.liveness_limit) if _is_lease_ours(sit) else turn)
     best = liveness.best_peer(sit.view)
     yield reason(
         "rank",
@@ -327,6 +328,7 @@ def _rank(sit: Situation, d: Draft, score: int, last_resort: bool) -> Iterator[R
         host=best.host_id if best else "",
         hostname=_name(best) if best else "",
         score=best.score if best else 0,
+        wait=f"{before * sit.timers.rank_step:g}",
     )
 
 

@@ -6,13 +6,15 @@ twice, a copy-on-write image can be damaged by the mere opening of it, a preserv
 leaves.
 """
 
-import posixpath
-from typing import Any, List, Optional
+from typing import List, Optional
 
 from lxml import etree
 
 from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.hypervisor.custom_definition import Custom, extend
+from ovirt_he_ha.hypervisor.placeholders import Layout, disks, resolve, source_of
 from ovirt_he_ha.hypervisor.vm_conf import VmConf, VmConfError, parse_vm_conf
+from ovirt_he_ha.hypervisor.xml_document import Element, XmlProblem, document
 
 __all__ = [
     "MARK",
@@ -26,16 +28,11 @@ __all__ = [
     "parse_xml",
 ]
 
-Element = Any  # lxml's element: its type differs between the versions of the stubs
-
-MAX_XML = 1 << 20  # bytes; a real one has 10-20 KB
 MARK = "urn:ovirt-he-ha:engine:1"  # namespace of our element in the domain's metadata: "this definition was made by us"
 OVIRT_VM = "http://ovirt.org/vm/1.0"
-LEASE_SUFFIX = ".lease"
-VDSM_NETWORK = "vdsm-"  # libvirt networks that exist only where vdsm runs
+QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 CACHES = ("none", "directsync")  # the page cache of one host must not hide a write from the next owner
 DEFAULTS = (("on_poweroff", "destroy"), ("on_crash", "destroy"), ("on_lockfailure", "poweroff"))
-PLACEHOLDERS = ("LEASE-PATH:", "LEASE-OFFSET:", "OS-NAME:", "OS-VERSION:", "HOST-SERIAL:")
 
 
 class DefinitionRefused(ValueError):
@@ -57,19 +54,10 @@ class DefinitionRefused(ValueError):
 
 def parse_xml(xml: str) -> Element:
     """The root of a domain's XML: no entities, no DTD, no network, at most 1 MiB. Raises DefinitionRefused."""
-    data = xml.encode("utf-8", "replace")
-    if len(data) > MAX_XML:
-        raise DefinitionRefused("xml", "the document", f"{len(data)} bytes", f"at most {MAX_XML}")
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
-    )
     try:
-        root = etree.fromstring(data, parser)
-    except (etree.XMLSyntaxError, ValueError) as e:
-        raise DefinitionRefused("xml", "the document", str(e), "well-formed XML") from e
-    docinfo: Any = root.getroottree().docinfo
-    if docinfo.doctype:
-        raise DefinitionRefused("xml", "the document", "a DOCTYPE", "none")
+        root = document(xml.encode("utf-8", "replace"))
+    except XmlProblem as problem:
+        raise DefinitionRefused("xml", "the document", problem.found, problem.expected) from problem
     if root.tag != "domain":
         raise DefinitionRefused("xml", "the root element", str(root.tag)[:80], "domain")
     return root
@@ -83,12 +71,9 @@ def lease_of(root: Element) -> List[LeaseId]:
 # --- making -------------------------------------------------------------------------------------------------------
 
 
-def engine_xml(conf: VmConf, lease: LeaseId) -> str:
-    """The XML that is given to libvirt: ``conf.xml`` with the places of this host's storage.
-
-    The volumes of the domain lie beside the leased one: ``<images>/<image>/<volume>``. Entries of the host's system
-    information are left out, because they would differ between the two ends of a migration. Raises DefinitionRefused.
-    """
+def engine_xml(conf: VmConf, lease: LeaseId, layout: Optional[Layout] = None, custom: Optional[Custom] = None) -> str:
+    """The XML that is given to libvirt: ``conf.xml`` with the places of this host's storage and what its administrator
+    adds. Without ``layout`` the places follow from the lease's. Raises DefinitionRefused, CustomRefused."""
     if not conf.xml:
         raise DefinitionRefused(
             "no-xml", "xmlBase64", "nothing", "the VM's libvirt XML (engine 4.2 or later writes it)"
@@ -96,67 +81,14 @@ def engine_xml(conf: VmConf, lease: LeaseId) -> str:
     if conf.launch_paused:
         raise DefinitionRefused("start-paused", "launchPaused", "true", "false: a paused VM holds no lease")
     root = parse_xml(conf.xml)
-    _fill_lease(root, lease)
-    _map_disks(root, lease)
-    _drop_host_entries(root)
-    _replace_networks(root)
+    if custom is not None:
+        extend(root, custom)
+    resolve(root, lease, layout or Layout.of(lease))
     for name, value in DEFAULTS:
         if root.find(name) is None:
             etree.SubElement(root, name).text = value
     _mark(root)
     return str(etree.tostring(root, encoding="unicode"))
-
-
-def _fill_lease(root: Element, lease: LeaseId) -> None:
-    for node in root.findall("devices/lease"):
-        target = node.find("target")
-        if target is None:
-            continue
-        if target.get("path", "").startswith("LEASE-PATH:"):
-            target.set("path", lease.path)
-        if target.get("offset", "").startswith("LEASE-OFFSET:"):
-            target.set("offset", str(lease.offset))
-
-
-def _map_disks(root: Element, lease: LeaseId) -> None:
-    images = _images_directory(lease)
-    for disk in _disks(root):
-        source = disk.find("source")
-        path = source.get("file") if source is not None else None
-        if source is None or not path:
-            continue
-        if images and path.startswith("/rhev/data-center/"):
-            image, volume = path.split("/")[-2:]
-            source.set("file", posixpath.join(images, image, volume))
-        if not any(label.get("model") == "dac" for label in source.findall("seclabel")):
-            # libvirt must not change the owner of a shared image: the other hosts use it.
-            etree.SubElement(source, "seclabel", model="dac", relabel="no")
-        driver = disk.find("driver")
-        if driver is not None and not driver.get("cache"):
-            driver.set("cache", "none")
-
-
-def _images_directory(lease: LeaseId) -> str:
-    """``<domain>/images`` of a file domain, else empty: on a block domain leases share one volume."""
-    if not lease.path.endswith(LEASE_SUFFIX):
-        return ""
-    return posixpath.dirname(posixpath.dirname(lease.path))
-
-
-def _drop_host_entries(root: Element) -> None:
-    for entry in root.findall("sysinfo/system/entry"):
-        if (entry.text or "").strip().startswith(PLACEHOLDERS):
-            entry.getparent().remove(entry)
-
-
-def _replace_networks(root: Element) -> None:
-    """A display that listens on a network of vdsm's listens on loopback here: without vdsm that network does not
-    exist, and the start would fail for a screen."""
-    for listen in root.findall("devices/graphics/listen"):
-        if listen.get("type") == "network" and listen.get("network", "").startswith(VDSM_NETWORK):
-            listen.attrib.clear()
-            listen.set("type", "address")
-            listen.set("address", "127.0.0.1")
 
 
 def _mark(root: Element) -> None:
@@ -167,25 +99,23 @@ def _mark(root: Element) -> None:
         metadata.append(etree.Element(f"{{{MARK}}}engine", nsmap={"ha": MARK}))
 
 
-def _disks(root: Element) -> List[Element]:
-    """Disks that can be written: not optical or floppy drives."""
-    return [disk for disk in root.findall("devices/disk") if disk.get("device", "disk") in ("disk", "lun")]
-
-
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check(xml: str, lease: LeaseId, vmid: str) -> None:
-    """Raises DefinitionRefused for the first thing that makes a start unsafe. What only libvirt knows (autostart, a
-    managed save) is checked at the start itself."""
+def check(xml: str, lease: LeaseId, vmid: str, layout: Optional[Layout] = None) -> None:
+    """Raises DefinitionRefused for the first thing that makes a start unsafe. Without ``layout`` the disks' places
+    follow from the lease's. What only libvirt knows (autostart, a managed save) is checked at the start itself."""
     root = parse_xml(xml)
     uuid = (root.findtext("uuid") or "").strip().lower()
     _require(uuid == vmid.lower(), "uuid", "domain/uuid", uuid or "nothing", vmid)
     _check_lease(root, lease)
-    _check_disks(root, lease)
+    _check_disks(root, layout or Layout.of(lease))
     _check_policies(root)
     paused = root.findtext(f"metadata/{{{OVIRT_VM}}}vm/{{{OVIRT_VM}}}launchPaused") or "false"
     _require(paused.strip() != "true", "start-paused", "launchPaused", "true", "false: a paused VM holds no lease")
+    for node in root.iter(f"{{{QEMU}}}commandline"):
+        # It could add a disk that nothing here has looked at.
+        _require(False, "qemu-commandline", "qemu:commandline", f"{len(node)} entries", "none")
 
 
 def _require(condition: bool, code: str, element: str, found: str, expected: str) -> None:
@@ -218,26 +148,28 @@ def _text(node: Element, name: str) -> str:
     return str(node.findtext(name) or "").strip()
 
 
-def _check_disks(root: Element, lease: LeaseId) -> None:
-    disks = _disks(root)
-    guarded = lease.path[: -len(LEASE_SUFFIX)] if lease.path.endswith(LEASE_SUFFIX) else ""
-    sources = [_check_disk(disk, guarded) for disk in disks]
-    expected = f"the volume that the lease guards: {guarded}"
-    _require(
-        not guarded or guarded in sources, "disk-location", "devices/disk", ", ".join(sources) or "no disk", expected
-    )
+def _check_disks(root: Element, layout: Layout) -> None:
+    sources = [_check_disk(disk, layout) for disk in disks(root)]
+    expected = f"the volume that the lease guards: {layout.guarded}"
+    _require(layout.guarded in sources, "disk-location", "devices/disk", ", ".join(sources) or "no disk", expected)
 
 
-def _check_disk(disk: Element, guarded: str) -> str:
+def _check_disk(disk: Element, layout: Layout) -> str:
     """Returns the path of its image."""
     name = f"devices/disk {_target(disk)}"
-    path = _source_path(disk)
+    _, path = source_of(disk)
     _check_image(disk, name)
-    images = posixpath.dirname(posixpath.dirname(guarded)) if guarded else ""
-    inside = not images or (posixpath.normpath(path) == path and path.startswith(images + "/"))
-    _require(inside, "disk-location", f"{name}/source", path or f"type {disk.get('type')}", f"a file below {images}")
+    found = path or f"type {disk.get('type')}"
+    inside = layout.holds(path) and disk.get("type") == layout.kind
+    _require(inside, "disk-location", f"{name}/source", found, f"a {layout.kind} below {layout.directory}")
     for unwanted in ("readonly", "transient", "shareable"):
-        _require(disk.find(unwanted) is None or path != guarded, f"disk-{unwanted}", name, unwanted, f"no {unwanted}")
+        _require(
+            disk.find(unwanted) is None or path != layout.guarded,
+            f"disk-{unwanted}",
+            name,
+            unwanted,
+            f"no {unwanted}",
+        )
     for label in disk.findall("source/seclabel"):
         _require(
             label.get("relabel") == "no",
@@ -272,14 +204,6 @@ def _check_image(disk: Element, name: str) -> None:
     _require(cache in CACHES, "disk-cache", f"{name}/driver cache", cache, " or ".join(CACHES))
     backing = disk.find("backingStore")
     _require(backing is None or len(backing) == 0, "disk-backing", f"{name}/backingStore", "a chain", "none")
-
-
-def _source_path(disk: Element) -> str:
-    source = disk.find("source")
-    if source is None:
-        return ""
-    attribute = {"file": "file", "block": "dev"}.get(disk.get("type", ""))
-    return str(source.get(attribute, "")) if attribute is not None else ""
 
 
 def _target(disk: Element) -> str:

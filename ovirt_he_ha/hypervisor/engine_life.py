@@ -279,12 +279,14 @@ class EngineLife:
 
     def facts(self, now: float) -> EngineFacts:
         copy = self.copy
-        base = EngineFacts(self._status(now), self.last_exit, None if self._exit_at is None else now - self._exit_at)
+        exit_age = None if self._exit_at is None else now - self._exit_at
         if copy is None or copy.over:
-            return base
+            return EngineFacts(self._status(now), self.last_exit, exit_age)
         paused = copy.paused_since if copy.pause_reason != STARTING_UP and not copy.incoming else None
-        return replace(
-            base,
+        return EngineFacts(
+            self._status(now),
+            self.last_exit,
+            exit_age,
             uptime=None if copy.running_since is None else now - copy.running_since,
             paused_for=None if paused is None else now - paused,
             pause_reason=copy.pause_reason,
@@ -328,6 +330,8 @@ class EngineLife:
 
     def _running_or_paused(self, copy: Copy, look: Look, now: float) -> Copy:
         if look.run is Run.RUNNING:
+            if copy.run is Run.RUNNING and copy.running_since is not None and copy.paused_since is None:
+                return copy  # as at the last look
             running_since = copy.running_since if copy.running_since is not None else now
             return replace(
                 copy, run=Run.RUNNING, ran=True, running_since=running_since, paused_since=None, pause_reason=""

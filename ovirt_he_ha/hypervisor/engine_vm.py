@@ -100,6 +100,15 @@ class LibvirtEngineVm(EngineVm):
             log.debug("The host's CPU model is not known yet: %s", e)
             return ""
 
+    def libvirt_version(self) -> str:
+        """Of the daemon, such as ``9.0.0``; empty if it does not answer within 5 s."""
+        try:
+            number = self._short.call("version", lambda native: int(native.getLibVersion()), LOOK)
+        except HypervisorError as e:
+            log.debug("libvirt's version is not known: %s", e)
+            return ""
+        return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
     # --- start ------------------------------------------------------------------------------------------------------
 
     def start(self, xml: str, lease: LeaseId, deadline: float) -> ActionReport:

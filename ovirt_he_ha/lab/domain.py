@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Dict
 
 from ovirt_he_ha import __version__
+from ovirt_he_ha.client.archive_lock import LOCKSPACE, PLACE, RESOURCE
 from ovirt_he_ha.config.schema import BLANK_UUID
 from ovirt_he_ha.lab import definition
 from ovirt_he_ha.lab.layout import BRIDGE, DAEMON_GID, DAEMON_UID, ENGINE_FQDN, Lab, LabHost, Volumes
@@ -16,7 +17,6 @@ from ovirt_he_ha.storage.volumes import LEASE_AREA, MIB, DomainVolumes, VolumeNa
 DISK_SIZE = 64 * MIB
 # A lab sends no mail.
 BROKER_CONF = "[email]\nsmtp-server=localhost\n[notify]\nstate_transition=^$\n"
-LOCKSPACE = "hosted-engine"
 
 
 def create(lab: Lab) -> None:
@@ -28,7 +28,8 @@ def create(lab: Lab) -> None:
         configuration=_name(ids.configuration),
         disk=_name(ids.disk),
     )
-    sizes = VolumeSizes(lockspace=LEASE_AREA, configuration=MIB, disk=DISK_SIZE)
+    # Behind the lockspace lies the lock of the configuration.
+    sizes = VolumeSizes(lockspace=2 * LEASE_AREA, configuration=MIB, disk=DISK_SIZE)
     create_domain(str(lab.storage), ids.domain, volumes, sizes)
     lab.storage.chmod(0o755)
     write_archive(lab.volume_path(ids.configuration), archive_members(lab))
@@ -46,6 +47,8 @@ def write_lease_areas(lab: Lab) -> None:
     for name, path in ((ids.domain, own_ids), (LOCKSPACE, str(lab.volume_path(ids.lockspace)))):
         run(["sanlock", "direct", "init", "-s", f"{name}:0:{path}:0"])
     run(["sanlock", "direct", "init", "-r", f"{ids.domain}:{ids.disk.volume}:{lab.lease_path}:0"])
+    place = f"{LOCKSPACE}:{RESOURCE}:{lab.volume_path(ids.lockspace)}:{PLACE}"
+    run(["sanlock", "direct", "init", "-r", place])
 
 
 def own(directory: Path) -> None:
@@ -106,6 +109,9 @@ def write_host_files(host: LabHost) -> None:
     (own_config / "agent.conf").write_text(agent_conf(host))
     for made in ("var/lib/ovirt-hosted-engine-ha", "var/log/ovirt-hosted-engine-ha", "run"):
         (root / made).mkdir(parents=True)
+    # libvirt's own, which inside of the host lie where they always do.
+    (root / "etc" / "libvirt").symlink_to("/etc/libvirt")
+    (root / "run" / "libvirtd.pid").symlink_to("/run/libvirtd.pid")
     (root / "var/lib/ovirt-hosted-engine-ha/broker.conf").write_text(BROKER_CONF)
     own(root / "var")
 
@@ -114,7 +120,9 @@ def agent_conf(host: LabHost) -> str:
     """The load of the one machine that all hosts share says nothing about any of them, and would move the VM about: it
     costs no points."""
     score = "[score]\ncpu-load-score-penalty=0\n"
-    return f"{score}[migration]\naddress={host.second_address}\n"
+    # The appliance boots without a loader: --vm-conf may say so, too.
+    elements = "[definition]\nallowed-elements=os/kernel,os/initrd,os/cmdline,devices/emulator\n"
+    return f"{score}{elements}[migration]\naddress={host.second_address}\n"
 
 
 def _lines(values: Dict[str, str]) -> str:

@@ -129,6 +129,8 @@ def fill_etc(host: LabHost) -> None:
         shutil.rmtree(etc / "qemu", ignore_errors=True)  # the machine's own domains and networks stay out
         for name, text in services.libvirt_files(host, str(uuid.uuid4())).items():
             (etc / name).write_text(text)
+        etc.chmod(0o755)
+        (etc / "qemu.conf").chmod(0o644)  # the agent reads it; on a real host systemd-tmpfiles lets it
 
 
 def write_commands(host: LabHost) -> None:

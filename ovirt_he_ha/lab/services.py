@@ -18,6 +18,9 @@ WDMD_RUN = "/run/wdmd"
 WDMD_SOCKET = Path(WDMD_RUN) / "wdmd.sock"
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
 RESTART_DELAY = 2.0  # wall seconds, as the units do
+# Environment= of the units: what the daemons take of memory here is what they take there.
+BROKER_HEAP = {"MALLOC_ARENA_MAX": "1"}
+AGENT_HEAP = {**BROKER_HEAP, "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def services(host: LabHost, clock: Mapping[str, str]) -> List[Service]:
     ]
     if host.lab.daemons:
         found += [
-            Service("broker", daemon(host, "ovirt_he_ha.broker.service", "net_raw")),
-            Service("agent", daemon(host, "ovirt_he_ha.agent.service", "kill")),
+            Service("broker", daemon(host, "ovirt_he_ha.broker.service", "net_raw"), BROKER_HEAP),
+            Service("agent", daemon(host, "ovirt_he_ha.agent.service", "kill"), AGENT_HEAP),
         ]
     return found
 

@@ -65,13 +65,14 @@ class Space:
 @dataclass(frozen=True)
 class DaemonStatus:
     """``clients``: pids registered. ``held``: (lockspace, resource, pid) of every lease that a process here holds.
-    ``daemon``: pid and start of the process that answered; empty if that cannot be told."""
+    ``daemon``: pid and start of the process that answered; ``version``: its version; empty if that cannot be told."""
 
     watchdog: Optional[bool]
     spaces: Mapping[str, Space]
     clients: Tuple[int, ...]
     held: Tuple[Tuple[str, str, int], ...]
     daemon: str = ""
+    version: str = ""
 
 
 def socket_path() -> str:
@@ -171,7 +172,7 @@ def _parsed(answer: bytes) -> DaemonStatus:
     now = _number(daemon, "monotime")
     spaces = {name: _space(host_id, words, now) for name, (host_id, words) in raw_spaces.items()}
     watchdog = {"0": False, "1": True}.get(daemon.get("use_watchdog", ""))
-    return DaemonStatus(watchdog, spaces, tuple(clients), tuple(held))
+    return DaemonStatus(watchdog, spaces, tuple(clients), tuple(held), version=daemon.get("version_str", ""))
 
 
 def _space(host_id: int, words: Dict[str, str], now: Optional[int]) -> Space:

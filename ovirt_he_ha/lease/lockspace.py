@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Callable, Generic, Mapping, Optional, TypeVar
+from typing import Any, Callable, Dict, Generic, Iterable, Mapping, Optional, Tuple, TypeVar
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.journal import throttled
@@ -37,6 +37,8 @@ CALM = 5.0  # otherwise
 # The owner's record, then: nobody starts the VM on what it says while all is calm, and who runs the VM audits it by
 # himself. Younger than what counts as known (25 s), so that the first decision after the calm has it.
 OWNER_CALM = 10.0
+# In io_timeouts: sanlock renews every 2 and looks at the others as often. Later than this is late.
+LATE = 4.5
 HUNG = 10.0  # a question to the daemon takes milliseconds, the owner one read of the storage
 JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
@@ -55,6 +57,15 @@ class _Measured(Generic[T]):
     value: Optional[T] = None
     unknown: str = "not-yet"
     at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class _Renewal:
+    """A host's last renewal as sanlock saw it: what it wrote, and when we first saw that. sanlock itself counts the
+    silence of a host that it never saw renew from its own first look."""
+
+    timestamp: int
+    at: float
 
 
 class SanlockLockspaces(Lockspaces):
@@ -104,6 +115,7 @@ class SanlockLockspaces(Lockspaces):
         self._ask_again_at = 0.0
         self._owner_due = 0.0
         self._hosts: _Measured[Mapping[int, HostLease]] = _Measured()
+        self._renewals: Dict[int, _Renewal] = {}
         self._owner: _Measured[LeaseOwner] = _Measured()
         self._starting = threading.Lock()
         self._started = False
@@ -152,7 +164,19 @@ class SanlockLockspaces(Lockspaces):
             io_timeout=self._io_timeout,
             watchdog_armed=self._armed,
             reset_within=self._reset_watch.within(),
+            owner_silent=self._owner_silent(now),
+            joining_for=self._joining_for(),
         )
+
+    def _joining_for(self) -> Optional[float]:
+        pairs = ((self._domain, self._domain_loop), (self._whiteboard, self._whiteboard_loop))
+        return max((loop.busy_for() or 0.0 for member, loop in pairs if member.joining), default=None)
+
+    def _owner_silent(self, now: float) -> Optional[float]:
+        owner = self._owner.value
+        renewal = None if owner is None else self._renewals.get(owner.host_id)
+        silent = 0.0 if renewal is None else now - renewal.at
+        return silent if silent >= LATE * self._io_timeout else None
 
     def problems(self) -> Mapping[str, str]:
         """Lockspace -> what its state alone does not say; for status and journal."""
@@ -197,6 +221,7 @@ class SanlockLockspaces(Lockspaces):
                     "hosts of lockspace %s: %s", self._lease.lockspace, text_of(error), extra=throttled("hosts")
                 )
             self._own_generation = self._asked = self._armed = None
+            self._renewals = {}
             self._set_hosts(_Measured(None, why, self._clock.monotonic()))
             return
         flags = {int(host["host_id"]): FLAGS.get(int(host["flags"]), HostLease.UNKNOWN) for host in found}
@@ -204,9 +229,23 @@ class SanlockLockspaces(Lockspaces):
         if own is not None:
             self._own_generation = int(own["generation"])
             self._io_timeout = int(own["io_timeout"]) or self._io_timeout
-        self._set_hosts(_Measured(MappingProxyType(flags), "", self._clock.monotonic()))
+        now = self._clock.monotonic()
+        self.note_renewals(((int(host["host_id"]), int(host["timestamp"])) for host in found), now)
+        self._set_hosts(_Measured(MappingProxyType(flags), "", now))
         if own is not None:
             self._look_at_watchdog()
+
+    def note_renewals(self, timestamps: Iterable[Tuple[int, int]], now: float) -> None:
+        """What sanlock saw of each host: (host id, timestamp)."""
+        seen = self._renewals
+        listed = []
+        for host_id, timestamp in timestamps:
+            listed.append(host_id)
+            known = seen.get(host_id)
+            if known is None or known.timestamp != timestamp:
+                seen[host_id] = _Renewal(timestamp, now)
+        if len(seen) > len(listed):
+            self._renewals = {host_id: seen[host_id] for host_id in listed}
 
     def _look_at_watchdog(self) -> None:
         """Once per join: a sanlock that was started again, with other options, has another generation."""

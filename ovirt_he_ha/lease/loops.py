@@ -55,6 +55,11 @@ class Loop:
         since = self._since
         return since is not None and self._clock.monotonic() - since > self._limit()
 
+    def busy_for(self) -> Optional[float]:
+        """Product seconds since the step under way began; None: none is."""
+        since = self._since
+        return None if since is None else max(0.0, self._clock.monotonic() - since)
+
     def age(self) -> Optional[float]:
         """Product seconds since a step came to its end; None: none has."""
         finished = self._finished

@@ -203,6 +203,7 @@ class Beat:
             self._entry = None
 
     def _turn(self) -> None:
+        timeline = self._timeline
         self._entry = None
         self._turning = True
         self._woken = None
@@ -211,14 +212,16 @@ class Beat:
             due = self._action()
         finally:
             self._turning = False
-            self._busy_until = self._timeline.now + self._timeline.lag
+            self._busy_until = free = timeline.now + timeline.lag
         if due is not None:
-            self.wake(max(due, SHORTEST))
+            wait = due if due > SHORTEST else SHORTEST
+            self._entry = timeline.at(free + round(wait * SECOND), self._turn, self._scope)
         self._take_wake()
 
     def _take_wake(self) -> None:
-        if self._woken is not None:
-            self.wake(self._woken)
+        woken: Optional[float] = self._woken  # by the action itself
+        if woken is not None:
+            self.wake(woken)
 
 
 __all__ = ["SECOND", "Beat", "Entry", "HostClock", "Scope", "Timeline", "ns", "stamp"]

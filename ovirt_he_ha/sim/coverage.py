@@ -128,6 +128,8 @@ UNSHOWN: Mapping[str, str] = {
     "zero lease-unset": _NO_FILE,
     "reason state-file": _NO_FILE,
     "problem state-file": _NO_FILE,
+    "reason ledger": _NO_FILE,
+    "problem ledger": _NO_FILE,
     "reason start-refused": "a VM that is here already is adopted before a start could be refused for it",
     "action start: refused": "a VM that is here already is adopted before a start could be refused for it",
     "reason health-unknown": "the engine's monitor lets the page's last verdict stand while there is none",

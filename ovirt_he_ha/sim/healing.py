@@ -1,6 +1,8 @@
 """All faults of a host end at once: the story's last chapter, after which the engine has to come back."""
 
 from ovirt_he_ha.config.files import HaConf
+from ovirt_he_ha.core.model import GLOBAL_SLOT
+from ovirt_he_ha.core.slot import decode_global
 from ovirt_he_ha.sim.fault_kinds import set_global
 from ovirt_he_ha.sim.faults import Mend, Target, kind
 from ovirt_he_ha.sim.host import Host
@@ -9,6 +11,9 @@ from ovirt_he_ha.sim.probes import Conditions
 from ovirt_he_ha.sim.upstream_machine import UpstreamMachine
 from ovirt_he_ha.sim.volume import Trouble
 from ovirt_he_ha.sim.world import World
+
+LOOK_EVERY = 20.0  # seconds between two looks whether the flag has stayed off
+LOOKS = 9
 
 
 @kind("heal", "operator", lasting=False)
@@ -23,7 +28,18 @@ def heal(target: Target) -> Mend:
     ours = [each for each in world.hosts.values() if not (isinstance(each, UpstreamMachine) and each.upstream)]
     if ours and host is ours[0]:
         set_global(target, False)
+        _look_again(target, LOOKS)
     return None
+
+
+def _look_again(target: Target, looks: int) -> None:
+    """Writes that hung in a kernel may put the flag back; the operator sees it in the status."""
+    world = target.world
+    if world.flag_wanted is False and decode_global(world.volume.get(GLOBAL_SLOT)).value is not False:
+        world.note(0, "operator: still in global maintenance")
+        set_global(target, False)
+    if looks:
+        world.timeline.after(LOOK_EVERY, lambda: _look_again(target, looks - 1))
 
 
 def _storage(host: Host) -> None:

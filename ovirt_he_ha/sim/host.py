@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Dict, Optional, Tuple
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective
 from ovirt_he_ha.config.files import HaConf
-from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId
+from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId, Safeguards, ScoreConfig
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.lease.reset_watch import ResetWatch
@@ -66,11 +66,16 @@ class Host:
         self.jitter = spec.jitter
         self.allow_unfenced = spec.allow_unfenced
         self.migration_address = f"192.0.2.{number}" if spec.migrates else ""
+        self.score_config = ScoreConfig()
+        self.cpu_model = "simulated"
         self.conditions = Conditions(**spec.conditions)  # type: ignore[arg-type]
         self.mail = Mail()
         self.path = Path(Random(f"{world.seed}:path:{number}"), spec.latency)
         self.ha_conf = HaConf()
         self.ha_conf_problem = ""
+        self.safeguards = Safeguards(
+            lock_manager="sanlock", second_network=True, deployment="simulated", libvirt="9.0.0", sanlock="3.8.5"
+        )
         self.budgets: Optional[Tuple[str, Budgets]] = None
         self.definition_problem = ""
         self.definition_since = 0.0

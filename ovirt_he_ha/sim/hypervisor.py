@@ -18,8 +18,11 @@ from ovirt_he_ha.sim.sanlock import SIGNAL_SECONDS, Sanlock
 
 SPAWN = 0.3  # seconds until qemu is there, its images open
 CPUS = 0.9  # until libvirt asks for the lease
+MAKE_ROOM = 1.0  # until a paused copy is gone
 GIVE_UP = 0.3  # until a refused qemu is gone
 LAST_WORD = 0.3  # until libvirt tells of an end
+SOCKET = 0.5  # until libvirtd, going on again, reads what waited for it
+FOR_EVER = 1e6
 PAUSE_SWITCH = 0.3  # a migration's switch-over
 
 Done = Callable[[Outcome, str], None]
@@ -78,6 +81,7 @@ class Copy:
         self.ended_by = ""
         self.dying = False
         self.lease = (0, 0)
+        self._process: Optional[EngineProcess] = None
 
     @property
     def host(self) -> int:
@@ -89,7 +93,10 @@ class Copy:
 
     @property
     def process(self) -> EngineProcess:
-        return EngineProcess(self.pid, self.born // 10_000_000, self.incoming)
+        found, ticks = self._process, self.born // 10_000_000
+        if found is None or found.start_ticks != ticks or found.incoming != self.incoming:
+            found = self._process = EngineProcess(self.pid, ticks, self.incoming)
+        return found
 
     def set_cpus(self, cpus: str, reason: str = "") -> None:
         before, self.cpus, self.pause_reason = self.cpus, cpus, reason
@@ -125,6 +132,7 @@ class Libvirt:
         self._freezing: Dict[int, str] = {}
         self._freezes = 0
         self._move: Optional[Move] = None
+        self._start: Optional[Start] = None
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -144,8 +152,9 @@ class Libvirt:
         return "overdue" if self.frozen else ""
 
     def processes(self) -> List[Copy]:
-        found = [each for each in self.strays if each.alive]
-        return [self.domain, *found] if self.domain is not None and self.domain.alive else found
+        found = [each for each in self.strays if each.cpus != Cpus.GONE] if self.strays else []
+        domain = self.domain
+        return [domain, *found] if domain is not None and domain.cpus != Cpus.GONE else found
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self.timeline.after(seconds, action, self.site.scope)
@@ -171,11 +180,24 @@ class Libvirt:
     # --- start -------------------------------------------------------------------------------------------------------
 
     def create(self, deadline: float, done: Done) -> None:
-        """What ``createXML`` does and what becomes of it."""
+        """The product's start, what it asks libvirt for and what becomes of it."""
+        if self.up and self.frozen and not self._freezing:
+            self._create_later(deadline, done)
+            return
         if self._unable(deadline, done):
             return
-        if self.domain is not None:
-            running = self.domain.cpus == Cpus.RUNNING
+        here = self.domain
+        if here is not None and here.cpus == Cpus.PAUSED and here.pause_reason != "migration":
+            self.kill(here, "destroyed")  # a paused copy is never resumed: it makes room
+            self.after(MAKE_ROOM, lambda: self._room_made(here, deadline - MAKE_ROOM, done))
+        else:
+            self._request(deadline, done)
+
+    def _request(self, deadline: float, done: Done) -> None:
+        """``createXML`` itself."""
+        here = self.domain
+        if here is not None:
+            running = here.cpus == Cpus.RUNNING
             done(Outcome.OK if running else Outcome.REFUSED, "it runs here already" if running else "busy")
             return
         if any(each.alive for each in self.strays):
@@ -185,6 +207,31 @@ class Libvirt:
             self.after(SPAWN, lambda: done(Outcome.FAILED, self.flow.create_error))
             return
         self.after(SPAWN, lambda: self._spawned(deadline, done))
+
+    def _create_later(self, deadline: float, done: Done) -> None:
+        """libvirtd stands still, and reads the request when it goes on: the VM may be made long after its caller gave
+        up. Further calls find this one pending."""
+        token, answer = self.freeze("create"), Answer(done)
+        until = self.timeline.now + round(deadline * SECOND)
+        self.after(deadline, lambda: answer.give(Outcome.OVERDUE, "libvirt does not answer"))
+
+        def look() -> None:
+            if token not in self._freezing:
+                answer.give(Outcome.FAILED, "libvirt is not there")
+            elif self.hung_until > self.timeline.now:
+                self.after(SOCKET, look)
+            else:
+                self.thaw(token)
+                left = (until - self.timeline.now) / SECOND
+                self._request(FOR_EVER if answer.given else left, answer.give)
+
+        self.after(SOCKET, look)
+
+    def _room_made(self, before: Copy, deadline: float, done: Done) -> None:
+        if before.alive:
+            done(Outcome.REFUSED, "still-paused")
+        else:
+            self.create(deadline, done)
 
     def _unable(self, deadline: float, done: Done) -> bool:
         if not self.up:
@@ -327,17 +374,34 @@ class Libvirt:
     # --- the daemon --------------------------------------------------------------------------------------------------
 
     def daemon_down(self) -> None:
-        """A create that waited for a lease ends with it; a running VM goes on."""
+        """A create that waited for a lease fails, and yet sanlock goes on and gets its qemu the lease. A running VM
+        goes on."""
         self.up = False
         self._freezing.clear()
         if self._move is not None:
             self._move.cut()
+        if self._start is not None:
+            self._start.broken()
+
+    def daemon_up(self) -> None:
+        """What has not begun to run is ended; what ran is known again."""
+        self.up = True
         copy = self.domain
         if copy is not None and copy.cpus == Cpus.STARTING:
             self.kill(copy, "failed")
 
-    def daemon_up(self) -> None:
-        self.up = True
+
+class Answer:
+    """Only the first one counts."""
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self.given = False
+
+    def give(self, outcome: Outcome, detail: str) -> None:
+        if not self.given:
+            self.given = True
+            self._done(outcome, detail)
 
 
 class Start:
@@ -346,9 +410,10 @@ class Start:
     def __init__(self, libvirt: Libvirt, copy: Copy, deadline: float, done: Done) -> None:
         self.libvirt = libvirt
         self.copy = copy
-        self.done = done
-        self.answered = False
+        self.answer = Answer(done)
         self.token = 0
+        self.orphaned = False
+        libvirt._start = self
         libvirt.after(max(0.0, deadline - SPAWN - CPUS), self._overdue)
 
     def ask_lease(self) -> None:
@@ -370,6 +435,8 @@ class Start:
         if not copy.alive or copy.dying:
             libvirt._release(copy)
             self._finish(Outcome.FAILED, "its process ended")
+        elif self.orphaned and outcome == "":
+            return  # nobody is there to let its CPUs run
         elif outcome == "":
             copy.set_cpus(Cpus.RUNNING)
             libvirt.site.trace(f"VM process {copy.pid} runs")
@@ -381,15 +448,20 @@ class Start:
             lost = outcome == "busy"
             self._finish(Outcome.LOST_RACE if lost else Outcome.FAILED, f"Failed to acquire lock: {outcome}")
 
+    def broken(self) -> None:
+        """libvirtd is gone, and qemu is as it was."""
+        self.orphaned = True
+        self._finish(Outcome.FAILED, "the connection broke")
+
     def _overdue(self) -> None:
         """The caller gives up, and ends the process that waits: its CPUs have not run."""
-        if self.answered:
+        if self.answer.given:
             return
         if self.copy.cpus == Cpus.STARTING:
             self.libvirt.kill(self.copy, "failed")
         self._finish(Outcome.OVERDUE, "create does not return")
 
     def _finish(self, outcome: Outcome, detail: str) -> None:
-        if not self.answered:
-            self.answered = True
-            self.done(outcome, detail)
+        if self.libvirt._start is self:
+            self.libvirt._start = None
+        self.answer.give(outcome, detail)

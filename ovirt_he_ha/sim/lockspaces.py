@@ -2,13 +2,14 @@
 threads."""
 
 import errno
-from typing import Any, Callable, Dict, List, Optional, Type
+from dataclasses import replace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
-from ovirt_he_ha.core.model import HostLease, LeaseId
+from ovirt_he_ha.core.model import HostLease, LeaseId, LockspaceState
 from ovirt_he_ha.lease.binding import Disks
 from ovirt_he_ha.lease.daemon_status import DEADLINE, DaemonStatus, NoStatus
 from ovirt_he_ha.lease.daemon_status import Space as StatusSpace
-from ovirt_he_ha.lease.lockspace import SanlockLockspaces
+from ovirt_he_ha.lease.lockspace import SanlockLockspaces, _state
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership
 from ovirt_he_ha.sim.clock import SECOND, Beat, HostClock, Scope, Timeline, ns
@@ -17,6 +18,7 @@ from ovirt_he_ha.sim.sanlock import HOSTS_AFTER, Hanging, Sanlock, SanlockCode, 
 _FLAGS = {HostLease.UNKNOWN: 1, HostLease.FREE: 2, HostLease.LIVE: 3, HostLease.FAIL: 4, HostLease.DEAD: 5}
 
 Daemon = Callable[[], Optional[Sanlock]]
+WHOLE_WAY = 8
 
 
 class SanlockBinding:
@@ -51,7 +53,7 @@ class SanlockBinding:
     def get_hosts(self, lockspace: bytes) -> List[Dict[str, Any]]:
         daemon = self._ask("get_hosts")
         space = daemon.spaces.get(lockspace.decode())
-        if space is None or not space.held:
+        if space is None or not (space.held or space.failed):
             raise SanlockCode(errno.ENOENT, "get_hosts", "No such file or directory")
         if self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
             raise SanlockCode(errno.EAGAIN, "get_hosts", "Resource temporarily unavailable")
@@ -65,6 +67,7 @@ class SanlockBinding:
                 "flags": _FLAGS[daemon.flag(space, host_id)],
             }
             for host_id, seen in sorted((space.seen or {}).items())
+            if seen[0]  # an id that nobody has is not listed
         ]
 
     def read_resource_owners(
@@ -91,7 +94,7 @@ class SanlockBinding:
 
 
 def _listed(space: Space) -> Dict[str, Any]:
-    flags = 2 if space.leaving else (0 if space.held else 1)
+    flags = 2 if space.leaving and not space.failed else (0 if space.held or space.failed else 1)
     return {"lockspace": space.name.encode(), "host_id": space.host_id, "path": space.path, "flags": flags}
 
 
@@ -107,9 +110,9 @@ def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[]
             raise NoStatus("overdue", "/run/sanlock", f"no answer within {DEADLINE:g} s")
         now = timeline.now // SECOND
         spaces = {
+            # One that is being joined is there, too: never renewed.
             space.name: StatusSpace(space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND))
             for space in found.spaces.values()
-            if space.held or space.leaving
         }
         held = tuple((lease.lockspace, lease.key, pid) for pid in sorted(found.held))
         return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held, f"{found.started}")
@@ -166,12 +169,17 @@ class EventLoop(Loop):
             return (hang.until - self._timeline.now) / SECOND
         if self._joining():
             return None  # the step goes on; LaterMembership ends it
-        self.ended()
+        self._finished = self._clock.monotonic()
+        self._since = None
         return None if self._dormant() else self._world_seconds(self._interval())
 
     def ended(self) -> None:
         self._finished = self._clock.monotonic()
         self._since = None
+
+    @property
+    def now(self) -> int:
+        return self._timeline.now
 
 
 class LaterMembership(Membership):
@@ -179,6 +187,29 @@ class LaterMembership(Membership):
 
     daemon: Daemon
     loop: EventLoop
+    _calm: Tuple[object, ...] = ()  # what was so when a step last found it held
+    _left_out = 0
+
+    def step(self) -> None:
+        """The product's. One that would see what the last one saw, and say it again, is left out, but for every
+        eighth: that one must change nothing."""
+        daemon = self.daemon()
+        space = None if daemon is None else daemon.spaces.get(self.name)
+        if daemon is None or space is None or space.leaving or daemon.hung_until > self.loop.now:
+            super().step()
+            return
+        seen = (space, space.held, space.path, space.host_id, self._target, self._ours, self._status)
+        if seen == self._calm:
+            self._left_out += 1
+            if self._left_out % WHOLE_WAY:
+                return
+            super().step()
+            if (self._ours, self._status) != seen[-2:]:
+                raise AssertionError(f"lockspace {self.name}: not what the last look saw: {self._status}")
+            return
+        super().step()
+        held = self._status.state is LockspaceState.HELD and self.daemon() is daemon
+        self._calm = (*seen[:-2], self._ours, self._status) if held else ()
 
     def _join(self, target: int) -> None:
         if not self.begin_join(target):
@@ -210,6 +241,9 @@ class LaterMembership(Membership):
 class EventLockspaces(SanlockLockspaces):
     """``facts`` and everything behind it is the product's; only time, threads and the daemon are not."""
 
+    _said: Optional[Tuple[object, ...]] = None  # of the hosts, when they were last looked at
+    _left_out = 0
+
     def __init__(
         self,
         lease: LeaseId,
@@ -239,6 +273,56 @@ class EventLockspaces(SanlockLockspaces):
         clock = self._clock
         assert isinstance(clock, HostClock)
         return EventLoop(name, step, clock, self._timeline, self._scope, self._interval, limit)
+
+    def _look_at_hosts(self) -> None:
+        """The product's. What sanlock would answer as it did the last time is not taken to pieces again, but for every
+        eighth time: then the same must come out."""
+        said = self._said_of_hosts()
+        measured = self._hosts
+        if said is None or said != self._said or measured.value is None or self._asked != self._own_generation:
+            self._said = said
+            super()._look_at_hosts()
+            return
+        self._left_out += 1
+        now = self._clock.monotonic()
+        self._hosts = replace(measured, at=now)
+        self.note_renewals(self._renewed(), now)
+        if self._left_out % WHOLE_WAY == 0:
+            short = self._known_of_hosts()
+            super()._look_at_hosts()
+            if short != self._known_of_hosts():
+                raise AssertionError(f"sanlock's hosts are not what the last look saw: {self._hosts}")
+
+    def _known_of_hosts(self) -> Tuple[object, ...]:
+        return (
+            self._hosts, dict(self._renewals), self._own_generation, self._io_timeout, self._asked, self._armed,
+        )  # fmt: skip
+
+    def _renewed(self) -> Iterator[Tuple[int, int]]:
+        daemon = self._daemon()
+        space = None if daemon is None else daemon.spaces.get(self._lease.lockspace)
+        seen = (space.seen if space is not None else None) or {}
+        return ((host_id, each[0] // SECOND) for host_id, each in seen.items() if each[0])
+
+    def _said_of_hosts(self) -> Optional[Tuple[object, ...]]:
+        daemon = self._daemon()
+        if daemon is None or daemon.hung_until > self._timeline.now:
+            return None
+        space = daemon.spaces.get(self._lease.lockspace)
+        if space is None or not space.held or self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
+            return None
+        leases = daemon.disk.space(space.name)
+        found: List[object] = [space, self._host_id]
+        for host_id in space.seen or ():
+            lease = leases.get(host_id)
+            if lease is None:
+                return None
+            found += (host_id, lease.generation, daemon.flag(space, host_id))
+        return tuple(found)
+
+    def domain_state(self) -> Optional[LockspaceState]:
+        """As ``facts().lockspace.value``."""
+        return _state(self._domain, self._domain_loop).value
 
     def leave(self, deadline: float) -> None:
         for each in (self._domain, self._whiteboard):

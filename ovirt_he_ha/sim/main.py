@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from ovirt_he_ha import __version__
-from ovirt_he_ha.sim import replay, swarm
+from ovirt_he_ha.sim import replay, swarm, what_if_command
 from ovirt_he_ha.sim.clock import stamp
 from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.faults import KINDS
@@ -19,11 +19,15 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INPUT = 2
 SCENARIOS = Path("tests/scenarios")
+WHAT_IF = "what-if"
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
     try:
+        if words[:1] == [WHAT_IF]:
+            return what_if_command.main(words[1:])
+        arguments = _parse(words)
         return int(arguments.command(arguments))
     except ScenarioError as problem:
         sys.stderr.write(f"he-sim: {problem}\n")
@@ -52,6 +56,7 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     swarms = commands.add_parser("swarm", help=swarm.ABOUT)
     swarm.add_arguments(swarms)
     swarms.set_defaults(command=swarm.run)
+    commands.add_parser(WHAT_IF, help=what_if_command.ABOUT)  # its words are those of hosted-engine --simulate
     faults = commands.add_parser("faults", help="list the kinds of faults")
     faults.set_defaults(command=_faults)
     return parser.parse_args(argv)

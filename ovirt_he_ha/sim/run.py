@@ -5,17 +5,14 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Iterator, List, Optional
 
-from ovirt_he_ha.broker import arguments, slot_reads
-from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import Slot
 from ovirt_he_ha.sim.faults import schedule
+from ovirt_he_ha.sim.quick import quickened
 from ovirt_he_ha.sim.scenario import Scenario
 from ovirt_he_ha.sim.seats import quiet
 from ovirt_he_ha.sim.world import World
 
-REMEMBERED = 1024  # slots
 # Objects between two collections. A world makes millions of short-lived tuples and hardly a cycle of references:
 # looking for those took a tenth of the time.
 COLLECTION = (100_000, 50, 50)
@@ -37,21 +34,15 @@ class Result:
 
 @contextmanager
 def laboratory() -> Iterator[None]:
-    """What the product takes from its process is the same for every run: UTC, and no log. All hosts of a world read
-    the same bytes, so what they say is worked out once."""
+    """What the product takes from its process is the same for every run: UTC, and no log."""
     before, undo, thresholds = os.environ.get("TZ"), quiet(), gc.get_threshold()
     gc.set_threshold(*COLLECTION)
     os.environ["TZ"] = "UTC"
     time.tzset()
-    decode, places = slot.decode, (slot, slot_reads, arguments)
-    quick = remembered(decode)
-    for place in places:
-        place.decode = quick  # type: ignore[attr-defined]
     try:
-        yield
+        with quickened():
+            yield
     finally:
-        for place in places:
-            place.decode = decode  # type: ignore[attr-defined]
         undo()
         gc.set_threshold(*thresholds)
         if before is None:
@@ -59,22 +50,6 @@ def laboratory() -> Iterator[None]:
         else:
             os.environ["TZ"] = before
         time.tzset()
-
-
-def remembered(decode: Callable[[int, bytes], Slot]) -> Callable[[int, bytes], Slot]:
-    """The same answers: a slot's meaning depends on nothing but its number and its bytes."""
-    known: Dict[Tuple[int, bytes], Slot] = {}
-
-    def answer(slot_id: int, data: bytes) -> Slot:
-        key = (slot_id, bytes(data))
-        found = known.get(key)
-        if found is None:
-            if len(known) >= REMEMBERED:
-                known.clear()
-            found = known[key] = decode(slot_id, data)
-        return found
-
-    return answer
 
 
 def run(scenario: Scenario, seed: Optional[int] = None, tweak: Tweak = lambda world: None) -> Result:

@@ -4,12 +4,15 @@ Seconds below are in ``io`` = io_timeout (10 s by default). A join takes ``2 io 
 and reads all other hosts' leases. A host whose renewal was last *seen* to change ``8 io`` ago is FAIL, and DEAD
 another ``watchdog`` seconds later; what is seen is up to ``2 io`` old, so a dead host's lease can be had 140 to 161 s
 after its end. On the host itself, ``8 io`` after the last renewal that worked, sanlock signals whoever holds a lease:
-SIGTERM, and SIGKILL another ``4 io`` later; if any of them is still there at ``8 io + watchdog``, the watchdog resets
-the machine (up to 10 s earlier, as its last keepalive was up to 10 s old).
+SIGTERM every second, and SIGKILL another ``4 io`` later, unless it can renew again by then; if any of them is still
+there at ``8 io + watchdog``, the watchdog resets the machine (up to 10 s earlier, as its last keepalive was up to 10 s
+old).
 
 A lease is granted when it is free, when it is the host's own, when its owner's host left its lockspace, or came back
 under another generation (a restarted daemon that joined again: at once, whatever still runs there), or is DEAD. It is
-refused at once while the owner is seen alive, and waited for while the owner's renewal is stale.
+refused at once while the owner was seen to renew within the last ``2 io``, and waited for otherwise.
+
+Each of this is compared with the real daemon's doing by tests/contract/test_lease_reality.py.
 """
 
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ GRACE = 4  # io_timeouts from SIGTERM to SIGKILL
 SIGNAL_SECONDS = 0.2  # from the signal to the end of qemu
 LEAVE_SECONDS = 2.0
 KEEPALIVE = 10.0  # seconds between two keepalives of the watchdog daemon
-FRESH = 4  # io_timeouts: an owner seen to renew since then is alive, and acquire says so at once
+FRESH = 2  # io_timeouts: an owner seen to renew since then is alive, and acquire says so at once
 HOSTS_AFTER = 0.9  # seconds after a join in which the list of hosts is not there yet
 
 
@@ -46,10 +49,8 @@ class LeaseDisk:
         self.ids: Dict[str, Dict[int, DeltaLease]] = {}
         self.owner = LeaseOwner(0)
         self.on_owner: Callable[[LeaseOwner, LeaseOwner], None] = lambda before, after: None
-
-    @property
-    def dead_after(self) -> int:
-        return ns(8 * self.io_timeout + self.watchdog)
+        self.fail_after = ns(8 * io_timeout)
+        self.dead_after = ns(8 * io_timeout + watchdog)
 
     def space(self, name: str) -> Dict[int, DeltaLease]:
         return self.ids.setdefault(name, {})
@@ -93,6 +94,7 @@ class Space:
     generation: int = 0
     held: bool = False
     leaving: bool = False
+    failed: bool = False  # its renewals did; it is listed as before until nobody holds a lease in it
     renewed: int = 0
     joined_at: int = 0
     seen: Optional[Dict[int, Tuple[int, int]]] = None
@@ -176,17 +178,19 @@ class Sanlock:
     def _watch_foreign(
         self, space: Space, renewed: int, since: int, done: Callable[[Optional[SanlockCode]], None]
     ) -> None:
-        """The id belongs to somebody: watched for as long as it takes until he must be dead."""
+        """The id belongs to somebody: only after the time in which he must be dead it is looked at again."""
         if self._gone(space):
+            return
+        left = since + self.disk.dead_after - self.timeline.now
+        if left > 0:
+            self._after(left / SECOND, lambda: self._watch_foreign(space, renewed, since, done))
             return
         lease = self.disk.space(space.name).get(space.host_id)
         if self.storage_works and lease is not None and lease.renewed not in (0, renewed):
             del self.spaces[space.name]
             done(SanlockCode(-262, "add_lockspace", "Sanlock host id is busy"))
-        elif self.timeline.now - since >= self.disk.dead_after or lease is None or not lease.renewed:
-            self._joined(space, done)
         else:
-            self._after(self.io, lambda: self._watch_foreign(space, renewed, since, done))
+            self._after(2 * self.io + 1, lambda: self._joined(space, done))
 
     def _joined(self, space: Space, done: Callable[[Optional[SanlockCode]], None]) -> None:
         if self._gone(space):
@@ -231,23 +235,35 @@ class Sanlock:
         if self.held and space.name == self.machine.lease_space:
             self._after(1.0, lambda: self._left(space))
             return
+        self._give_up(space)
+
+    def _give_up(self, space: Space) -> None:
+        """At once if the storage works or says no, and when it goes on if it hangs. If it works, the id is free."""
+        if self._gone(space):
+            return
+        if not self.storage_works and not self.path.lease_error:
+            self._after(1.0, lambda: self._give_up(space))
+            return
+        if self.storage_works:
+            self._free_id(space)
+        del self.spaces[space.name]
+
+    def _free_id(self, space: Space) -> None:
         lease = self.disk.space(space.name).get(space.host_id)
         if lease is not None and lease.generation == space.generation and lease.name == self.name:
-            if not self.storage_works:
-                self._after(1.0, lambda: self._left(space))
-                return
             lease.renewed = 0
-        del self.spaces[space.name]
 
     # --- renewals ----------------------------------------------------------------------------------------------------
 
     def _renew(self, space: Space) -> None:
-        if self._gone(space) or not space.held:
+        """While holders are being killed it goes on: a storage that is back in that time is renewed on, they see it
+        LIVE, and SIGKILL does not come. Only their end ends the lockspace then."""
+        if self._gone(space) or not (space.held or space.failed):
             return
         if not self.storage_works:
             self._after(self.io / 2 + self.random.random(), lambda: self._renew(space))
             return
-        if self.timeline.now >= space.renewed + ns(8 * self.io):
+        if space.held and self.timeline.now >= space.renewed + ns(8 * self.io):
             return  # it stood still for too long: it has failed, whatever the storage says now
         lease = self.disk.space(space.name).get(space.host_id)
         if lease is None or lease.name != self.name or lease.generation != space.generation:
@@ -288,34 +304,43 @@ class Sanlock:
             self._after(1.0, lambda: self._expire(space))
             return
         space.held = False
-        space.leaving = True
+        space.leaving = space.failed = True
         self.machine.trace("sanlock: lockspace lost, its renewals failed")
         self.machine.arm_watchdog(space)
         self._kill_holders(space, kill=False)
-        self._after(GRACE * self.io, lambda: self._kill_holders(space, kill=True))
+        self._after(GRACE * self.io, lambda: self._kill_if_silent(space))
         self._await_end(space)
 
+    def _kill_if_silent(self, space: Space) -> None:
+        left = space.renewed + ns((8 + GRACE) * self.io) - self.timeline.now
+        if left <= 0:
+            self._kill_holders(space, kill=True)
+        if not self._gone(space):
+            self._after(max(left / SECOND, 1.0), lambda: self._kill_if_silent(space))
+
     def _kill_holders(self, space: Space, kill: bool) -> None:
-        if space.name != self.machine.lease_space or self._gone(space):
+        if space.name != self.machine.lease_space or self._gone(space) or self.hung_until > self.timeline.now:
             return
         for pid in sorted(self.held):
             self.holders[pid].signal(kill)
 
     def _await_end(self, space: Space) -> None:
-        """Without holders the lockspace is given up, and the watchdog need not fire."""
+        """Without holders the watchdog need not fire, and the lockspace is given up."""
         if self._gone(space):
             return
         if self.held and space.name == self.machine.lease_space:
+            self._kill_holders(space, kill=False)  # SIGTERM comes every second
             self._after(1.0, lambda: self._await_end(space))
             return
-        del self.spaces[space.name]
-        if not any(each.leaving and not each.held for each in self.spaces.values()):
+        space.failed = False
+        self._give_up(space)
+        if not any(each.failed for each in self.spaces.values()):
             self.machine.disarm_watchdog()
 
     # --- hosts -------------------------------------------------------------------------------------------------------
 
     def flag(self, space: Space, host_id: int) -> HostLease:
-        lease = (space.seen or {}).get(host_id)
+        lease = space.seen.get(host_id) if space.seen else None
         if lease is None:
             return HostLease.UNKNOWN
         renewed, seen_at = lease
@@ -326,7 +351,7 @@ class Sanlock:
         silent = self.timeline.now - seen_at
         if silent > self.disk.dead_after:
             return HostLease.DEAD
-        if silent > ns(8 * self.io):
+        if silent > self.disk.fail_after:
             return HostLease.FAIL
         # Until a change was seen, nobody knows whether that renewal is of today.
         return HostLease.UNKNOWN if seen_at <= space.joined_at else HostLease.LIVE
@@ -384,11 +409,13 @@ class Sanlock:
         return seen is not None and self.timeline.now - seen[1] <= ns(FRESH * self.io) and seen[1] > space.joined_at
 
     def _grant(self, wait: _Wait, space: Space) -> None:
-        if wait.holder.pid not in self.holders:
-            self._answer(wait, "error")  # it was killed while it waited
+        version = self.disk.owner.version + 1
+        if wait.holder.pid not in self.holders:  # it was killed while it waited: taken, and given back at once
+            self.disk.set_owner(LeaseOwner(0, space.generation, 0, version))
+            self._answer(wait, "error")
             return
         self.held[wait.holder.pid] = wait.holder.lease = (space.host_id, space.generation)
-        self.disk.set_owner(LeaseOwner(space.host_id, space.generation, self.timeline.now // SECOND + 1))
+        self.disk.set_owner(LeaseOwner(space.host_id, space.generation, self.timeline.now // SECOND + 1, version))
         self._answer(wait, "")
 
     def _answer(self, wait: _Wait, outcome: str) -> None:
@@ -402,17 +429,22 @@ class Sanlock:
     def release(self, pid: int) -> None:
         """The VM was paused, or handed over."""
         ours = self.held.pop(pid, None)
-        if ours is None:
-            return
-        self._clear_record(ours)
+        if ours is not None:
+            self._clear_record(ours)
 
     def _clear_record(self, ours: Tuple[int, int]) -> None:
+        """Not in a lockspace that fails or is being left, and not against an error: the record stays then. What hangs
+        is done when that ends, if the lockspace is still held."""
         owner = self.disk.owner
-        if (owner.host_id, owner.generation) != ours:
-            return
         space = self.spaces.get(self.machine.lease_space)
-        if self.storage_works and space is not None and space.held:
-            self.disk.set_owner(LeaseOwner(0, owner.generation, 0))
+        if (owner.host_id, owner.generation) != ours or self.held:
+            return
+        if space is None or not space.held or space.leaving:
+            return
+        if self.storage_works:
+            self.disk.set_owner(LeaseOwner(0, owner.generation, 0, owner.version))
+        elif not self.path.lease_error:
+            self._after(1.0, lambda: self._clear_record(ours))
 
     def ended(self, pid: int) -> None:
         """A registered process is gone: what it held is free at once, if the storage can be written."""

@@ -37,6 +37,8 @@ from ovirt_he_ha.core.model import (
     LeaseOwner,
     LockspaceState,
     Outcome,
+    Safeguards,
+    ScoreConfig,
 )
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
@@ -81,8 +83,11 @@ class Body(Protocol):
     jitter: float
     allow_unfenced: bool
     migration_address: str
+    score_config: ScoreConfig
+    cpu_model: str
     ha_conf: HaConf
     ha_conf_problem: str
+    safeguards: Safeguards
     budgets: Optional[Tuple[str, Budgets]]
     reset_watch: ResetWatch
     broker: "Optional[BrokerSeat]"
@@ -155,7 +160,7 @@ class BrokerSeat:
             ask_watchdog=lambda: tie(status),
             reset_watch=body.reset_watch,
         )
-        lost = lambda: self.lockspaces.facts().lockspace.value in _LOST  # noqa: E731
+        lost = lambda: self.lockspaces.domain_state() in _LOST  # noqa: E731
         self.watch = SimWatch(body.libvirt, clock, timeline, self.scope, lost, body.mail)
         self.probes = SimProbes(
             self.watch,
@@ -426,7 +431,9 @@ class AgentSeat:
         self._writing_until = 0
         self._unwritten: Optional[Callable[[], None]] = None
         clock, timers = body.clock, body.timers
-        conf = AgentConf(migration_address=body.migration_address, allow_unfenced=body.allow_unfenced)
+        conf = AgentConf(
+            score=body.score_config, migration_address=body.migration_address, allow_unfenced=body.allow_unfenced
+        )
         self._identity = Identity(body.conf_id, body.hostname, body.boot_id, body.lease, conf, __version__)
         self._published = PublishClock()
         self._link = DirectLink(body, timers.rpc_deadline)
@@ -534,8 +541,9 @@ class AgentSeat:
             definition=self.body.definition,
             report=lambda: self.actions.report(),
             fencing=lambda: self.fencer.state,
-            cpu_model=lambda: "simulated",
+            cpu_model=lambda: self.body.cpu_model,
             guard=lambda: self.guard.report,
+            safeguards=lambda: self.body.safeguards,
         )
         made = EventCollector(
             self._link.snapshot, self._identity, Path("/ha.conf"), workers, self.body.clock, self._published

@@ -15,6 +15,7 @@ from ovirt_he_ha.sim.sanlock import SanlockCode
 from ovirt_he_ha.sim.upstream import UpstreamHost
 from ovirt_he_ha.sim.upstream_agent import Files
 from ovirt_he_ha.sim.upstream_door import CallHangs, Hypervisor, Measures, SanlockFault, StorageFault
+from ovirt_he_ha.sim.upstream_score import Weights
 from ovirt_he_ha.sim.upstream_states import FORCE_STOP
 from ovirt_he_ha.sim.volume import Door
 from ovirt_he_ha.storage.errors import StorageError
@@ -65,6 +66,8 @@ class MachineHypervisor(Hypervisor):
 class UpstreamMachine(Host):
     """``upstream`` False: it was upgraded, and is a host like any other. Implements the door of its daemons."""
 
+    weights = Weights()
+
     def __init__(self, world: "World", number: int, spec: HostSpec, random: Random) -> None:
         super().__init__(world, number, spec, random)
         self.upstream = True
@@ -73,7 +76,7 @@ class UpstreamMachine(Host):
         self.model = self._model()
 
     def _model(self) -> UpstreamHost:
-        return UpstreamHost(self, collection=0.05 + 0.25 * self.random.random(), files=MachineFiles(self))
+        return UpstreamHost(self, self.weights, 0.05 + 0.25 * self.random.random(), MachineFiles(self))
 
     # --- upgrade ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Dict, List, Mapping, Optional, Tuple, Union
 
 SIZE = 4096
@@ -38,6 +39,9 @@ FIELDS = (
 )
 _CRC = 9
 _FLAGS = (7, 8, 10)
+_NUMBER = re.compile("[0-9]{1,18}")
+# Of ASCII, in one look: lines with a key, an equals sign, and nothing that cannot be printed.
+_GOOD_TEXT = re.compile("(?:[ -<>-~]+=[ -~]*\n)*")
 
 
 class BrokerDies(Exception):
@@ -87,7 +91,7 @@ def _line_fault(padded: str, slot: Optional[int]) -> Optional[str]:
 
 def _numbers_fault(fields: List[str], slot: Optional[int]) -> Optional[str]:
     for index in (0, 1, 2, 3, 4, 7, 8, 10, 11):
-        if not re.fullmatch("[0-9]{1,18}", fields[index]):
+        if not _NUMBER.fullmatch(fields[index]):
             return f"{FIELDS[index]} is no whole number"
     if int(fields[0]) != 1:
         return "parse version is not 1"
@@ -111,6 +115,7 @@ def line_crc(fields: List[str]) -> str:
     return format(zlib.crc32("|".join(blanked).encode("utf-8")), "08x")
 
 
+@lru_cache(maxsize=256)
 def status_fault(text: str) -> Optional[str]:
     """Why a peer's state machine would raise over this engine status; None: it would not."""
     try:
@@ -139,6 +144,8 @@ def is_rankable(status: Status) -> bool:
 
 def _text_fault(padded: str) -> Optional[str]:
     text = padded.rstrip("\0")
+    if _GOOD_TEXT.fullmatch(text):
+        return None
     if "\0" in text:
         return "NUL inside the free text"
     if text and not text.endswith("\n"):

@@ -104,13 +104,15 @@ class SlotBytes(bytes):
     def __len__(self) -> int:
         return len(self.parts) * SLOT_SIZE
 
-    def __getitem__(self, key: object) -> bytes:  # type: ignore[override]
-        if isinstance(key, slice) and key.step is None and isinstance(key.start, int) and isinstance(key.stop, int):
-            first, rest = divmod(key.start, SLOT_SIZE)
-            if rest == 0 and key.stop - key.start == SLOT_SIZE and 0 <= first < len(self.parts):
-                return self.parts[first]
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice) and key.step is None:
+            first, last = key.start, key.stop
+            if first is not None and last == first + SLOT_SIZE and 0 <= first < len(self) and not first % SLOT_SIZE:
+                return self.parts[first // SLOT_SIZE]
+        elif type(key) is int:
+            return self.parts[key // SLOT_SIZE][key % SLOT_SIZE]
         whole: Any = b"".join(self.parts)
-        return whole[key]  # type: ignore[no-any-return]
+        return whole[key]
 
 
 class Door(BlockIO):
@@ -134,6 +136,8 @@ class Door(BlockIO):
             raise StorageError(trouble.read_error, "volume")
         slots = self._volume.slots if trouble.stale is None else trouble.stale
         first, count = offset // SLOT_SIZE, length // SLOT_SIZE
+        if first + count > LAST_SLOT + 1:
+            raise StorageError("too-small", "volume")
         if count == 1:
             return slots.get(first, BLANK)
         return SlotBytes.of([slots.get(slot, BLANK) for slot in range(first, first + count)])
@@ -149,6 +153,8 @@ class Door(BlockIO):
         self._take(deadline)
         if trouble.write_error:
             raise StorageError(trouble.write_error, "volume")
+        if slot > LAST_SLOT:
+            raise StorageError("too-small", "volume")
         if trouble.lost:
             return
         self._volume.put(self._writer, slot, self._torn(slot, data) if trouble.torn else data)

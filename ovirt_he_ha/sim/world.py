@@ -3,7 +3,7 @@
 import traceback
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.core.model import GLOBAL_SLOT, Action, Decision
@@ -79,7 +79,7 @@ class World:
         self.hosts: Dict[int, Host] = {}
         self.invariants = Invariants(self)
         self.progress = Progress(self)
-        for number in range(1, spec.hosts + 1):
+        for number in self._numbers():
             self.hosts[number] = self._host(number)
         self.volume.on_write = self._written
         self.disk.on_owner = self.invariants.owner_changed
@@ -89,6 +89,10 @@ class World:
         self._begin()
 
     # --- the beginning -----------------------------------------------------------------------------------------------
+
+    def _numbers(self) -> Sequence[int]:
+        """The hosts' ids."""
+        return range(1, self.spec.hosts + 1)
 
     def _host(self, number: int) -> Host:
         random = Random(f"{self.seed}:host:{number}")

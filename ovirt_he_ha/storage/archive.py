@@ -6,12 +6,14 @@ The engine reads exactly that size, so nothing else may be written. All five mem
 import os
 import time
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Protocol, Tuple, Union
+from typing import Callable, Dict, Mapping, Optional, Protocol, Union
 
+from ovirt_he_ha.storage.archive_journal import AREA, JOURNAL, SIZE, entry, previous_copy, whole
 from ovirt_he_ha.storage.io_process import IoFailure, direct_read, direct_write
+from ovirt_he_ha.storage.tar import BLOCK, TarDamage, header, is_header, member, padded
 
-SIZE = 20480
-BLOCK = 512
+__all__ = ["AREA", "SIZE"]
+
 MEMBERS = ("version", "fhanswers.conf", "hosted-engine.conf", "broker.conf", "vm.conf")
 END = 2 * BLOCK  # two blocks of zeros end a tar archive
 CAPACITY = SIZE - END - len(MEMBERS) * BLOCK  # 16,896 bytes of content, each member rounded up to 512
@@ -20,16 +22,16 @@ PathLike = Union[str, Path]
 
 
 class ArchiveBytes(Protocol):
-    """The first 20,480 bytes of the configuration volume at ``path``. Both methods may fail: IoFailure."""
+    """The beginning of the configuration volume at ``path``. Both methods may fail: IoFailure."""
 
     path: str
 
-    def read(self) -> bytes:
-        """Exactly SIZE bytes."""
+    def read(self, length: int) -> bytes:
+        """Exactly so many bytes; ``too-small`` when the volume has fewer."""
         ...
 
-    def write(self, data: bytes) -> None:
-        """Exactly SIZE bytes, on the volume when it returns."""
+    def write(self, data: bytes, offset: int) -> None:
+        """On the volume when it returns."""
         ...
 
 
@@ -39,11 +41,11 @@ class BytesHere(ArchiveBytes):
     def __init__(self, path: PathLike) -> None:
         self.path = str(path)
 
-    def read(self) -> bytes:
-        return direct_read(self.path, 0, SIZE)
+    def read(self, length: int) -> bytes:
+        return direct_read(self.path, 0, length)
 
-    def write(self, data: bytes) -> None:
-        direct_write(self.path, 0, data)
+    def write(self, data: bytes, offset: int) -> None:
+        direct_write(self.path, offset, data)
 
 
 Place = Union[PathLike, ArchiveBytes]
@@ -51,7 +53,8 @@ Place = Union[PathLike, ArchiveBytes]
 
 class ArchiveError(Exception):
     """``code``: ``empty``, ``not-an-archive``, ``member-missing``, ``too-large``, ``changed``, ``not-written``,
-    ``late-write`` (given up: it may still arrive), or that of the failed access (``missing``, ``no-access``,
+    ``late-write`` (given up: it may still arrive), ``no-copy``, ``lock`` (who else may change it is not known: see the
+    detail), or that of the failed access (``missing``, ``no-access``,
     ``too-small``, ``overdue``, ...)."""
 
     msg = "{path}: configuration archive: {detail}"
@@ -67,7 +70,8 @@ class ArchiveError(Exception):
 
 
 def read_archive(place: Place) -> Dict[str, bytes]:
-    """Member name -> content. With a path: direct I/O that may hang with the storage. Raises ArchiveError."""
+    """Member name -> content; as it was before a change that was cut off half way. With a path: direct I/O that may
+    hang with the storage. Raises ArchiveError."""
     volume = _opened(place)
     return _located(volume.path, _read(volume))
 
@@ -78,25 +82,30 @@ def write_archive(
     previous: Optional[Mapping[str, bytes]] = None,
     force: bool = False,
     settle: float = 0.0,
+    still: Callable[[], None] = lambda: None,
 ) -> None:
-    """Put the five members in place of what is there: nothing is truncated, and the bytes are read back from the
-    volume.
+    """Put the five members in place of what is there: nothing is truncated, what was there is kept beside it (see
+    ``archive_journal``), and the bytes are read back from the volume.
 
     ``previous``: what the caller read before it changed a member; if the volume holds something else by now, another
-    host was faster: ``changed``, read again. ``settle``: wall seconds after which the volume is read once more: two
-    hosts that compared in the same moment both write, and the one that was overwritten learns it then (``changed``).
+    host was faster: ``changed``, read again. ``settle``: wall seconds after which the volume is read once more: a host
+    that takes no lock and compared in the same moment writes, too, and the one that was overwritten learns it then
+    (``changed``). ``still()`` is called in the instant before the write, and raises what forbids it.
     Without ``force`` a volume that holds neither zeros nor an archive is not
     touched (``not-an-archive``). With a path it may hang with the storage. Raises ArchiveError.
     """
     data = build_archive(members)
     volume = _opened(place)
-    present = _read(volume)
+    stored = _stored(volume)
+    present = whole(stored)
     if not force:
         _refuse_foreign(volume.path, present)
     if previous is not None and _located(volume.path, present) != dict(previous):
         raise ArchiveError("changed", "another host changed it meanwhile: read it again, then repeat", volume.path)
+    still()
     try:
-        volume.write(data)
+        _keep(volume, stored, present, data)
+        volume.write(data, 0)
     except IoFailure as failure:
         raise _failed(volume.path, failure) from failure
     if _read(volume) != data:
@@ -111,13 +120,43 @@ def write_archive(
             )
 
 
+def _keep(volume: ArchiveBytes, stored: bytes, present: bytes, data: bytes) -> None:
+    if stored[:SIZE] != present:
+        volume.write(present, 0)  # undone for good, before what tells how to undo it is overwritten
+    if len(stored) >= AREA and present.count(0) != len(present):
+        volume.write(entry(present, data), JOURNAL)
+
+
+def restore_previous(place: Place, still: Callable[[], None] = lambda: None) -> Dict[str, bytes]:
+    """Put back what was there before the last change of ours, and return it. Raises ArchiveError; ``no-copy``: none is
+    kept."""
+    volume = _opened(place)
+    kept = previous_copy(_stored(volume))
+    if kept is None:
+        raise ArchiveError("no-copy", "no earlier copy is kept on the volume: write it again from a host", volume.path)
+    members = _located(volume.path, kept)
+    write_archive(volume, {name: members[name] for name in MEMBERS}, force=True, still=still)
+    return members
+
+
 def _opened(place: Place) -> ArchiveBytes:
     return BytesHere(place) if isinstance(place, (str, Path)) else place
 
 
 def _read(volume: ArchiveBytes) -> bytes:
+    """The archive, whole."""
+    return whole(_stored(volume))
+
+
+def _stored(volume: ArchiveBytes) -> bytes:
+    """The archive and what is kept beside it; a volume that is too small for that has the archive alone."""
     try:
-        return volume.read()
+        try:
+            return volume.read(AREA)
+        except IoFailure as failure:
+            if failure.code != "too-small":
+                raise
+            return volume.read(SIZE)
     except IoFailure as failure:
         raise _failed(volume.path, failure) from failure
 
@@ -146,7 +185,7 @@ def _located(path: PathLike, data: bytes) -> Dict[str, bytes]:
 def _refuse_foreign(path: PathLike, present: bytes) -> None:
     if present.count(0) == len(present):
         return
-    if not _is_header(present[:BLOCK]):
+    if not is_header(present[:BLOCK]):
         raise ArchiveError(
             "not-an-archive", "the volume holds something else: check conf_volume_UUID; nothing was written", str(path)
         )
@@ -165,7 +204,7 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
         raise ArchiveError(
             "member-missing", f"expected the members {', '.join(MEMBERS)}; missing {missing}, extra {extra}"
         )
-    needed = sum(_padded(len(content)) for content in members.values())
+    needed = sum(padded(len(content)) for content in members.values())
     if needed > CAPACITY:
         sizes = ", ".join(f"{name} {len(members[name])}" for name in MEMBERS)
         raise ArchiveError(
@@ -173,7 +212,7 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
             f"{needed} bytes of content in blocks of {BLOCK}, at most {CAPACITY} fit ({sizes}): shorten one",
         )
     parts = [
-        _header(name, len(members[name])) + members[name].ljust(_padded(len(members[name])), b"\0") for name in MEMBERS
+        header(name, len(members[name])) + members[name].ljust(padded(len(members[name])), b"\0") for name in MEMBERS
     ]
     return b"".join(parts).ljust(SIZE, b"\0")
 
@@ -186,72 +225,22 @@ def parse_archive(data: bytes) -> Dict[str, bytes]:
     found: Dict[str, bytes] = {}
     position = 0
     while position + BLOCK <= len(data):
-        header = data[position : position + BLOCK]
-        if header.count(0) == BLOCK:
+        block = data[position : position + BLOCK]
+        if block.count(0) == BLOCK:
             break
-        size = _size(header, position)
+        try:
+            name, size, is_file = member(block, position)
+        except TarDamage as damage:
+            raise ArchiveError("not-an-archive", str(damage)) from None
         content = data[position + BLOCK : position + BLOCK + size]
         if len(content) < size:
             raise ArchiveError("not-an-archive", f"the member at offset {position} is cut off")
-        if header[156:157] in (b"0", b"\0", b"7"):  # a file; what other types describe is not needed here
-            found[_name(header)] = content
-        position += BLOCK + _padded(size)
+        if is_file:
+            found[name] = content
+        position += BLOCK + padded(size)
     missing = [name for name in MEMBERS if name not in found]
     if missing:
         raise ArchiveError(
             "member-missing", f"without {', '.join(missing)}: write it again from a host that has a copy"
         )
     return found
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _header(name: str, size: int) -> bytes:
-    fields: List[Tuple[int, bytes]] = [
-        (0, name.encode("ascii")),
-        (100, b"0000644\0"),
-        (108, b"0000000\0"),
-        (116, b"0000000\0"),
-        (124, b"%011o\0" % size),
-        (136, b"%011o\0" % 0),
-        (148, b" " * 8),
-        (156, b"0"),
-        (257, b"ustar\00000"),
-        (329, b"0000000\0"),
-        (337, b"0000000\0"),
-    ]
-    header = bytearray(BLOCK)
-    for offset, value in fields:
-        header[offset : offset + len(value)] = value
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-def _octal(field: bytes) -> Optional[int]:
-    """None: not a number in tar's notation."""
-    digits = field.strip(b" \0")
-    if not digits:
-        return 0
-    if any(digit not in b"01234567" for digit in digits):
-        return None
-    return int(digits, 8)
-
-
-def _is_header(header: bytes) -> bool:
-    """The checksum counts its own field as spaces."""
-    stated = _octal(header[148:156])
-    return len(header) == BLOCK and stated == sum(header) - sum(header[148:156]) + 8 * 32
-
-
-def _size(header: bytes, position: int) -> int:
-    size = _octal(header[124:136])
-    if not _is_header(header) or size is None:
-        raise ArchiveError("not-an-archive", f"no member begins at offset {position}, where one should")
-    return size
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0].decode("ascii", "replace")
-    return name[2:] if name.startswith("./") else name

@@ -1,6 +1,7 @@
 """How a storage domain is looked at: in this process, which may hang, or through a worker with a deadline."""
 
-from typing import Protocol
+import os
+from typing import List, Protocol
 
 from ovirt_he_ha.core.seams import Clock
 from ovirt_he_ha.storage import io_process
@@ -23,7 +24,19 @@ class DomainFiles(Protocol):
         ...
 
 
-class FilesHere(DomainFiles):
+class VolumeFiles(DomainFiles, Protocol):
+    """Also finds volumes by their images, and reads them."""
+
+    def names(self, path: str) -> List[str]:
+        """What is in a directory, sorted. Raises IoFailure."""
+        ...
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """At most 1 MiB of a volume; offset and length are multiples of 4,096. Raises IoFailure."""
+        ...
+
+
+class FilesHere(VolumeFiles):
     """In this process: a thread that hangs in the storage's kernel code cannot be ended, and keeps the process with
     all it holds. For the command line and tests."""
 
@@ -36,8 +49,14 @@ class FilesHere(DomainFiles):
     def look(self, path: str) -> VolumeLook:
         return io_process.look(path)
 
+    def names(self, path: str) -> List[str]:
+        return [os.fsdecode(name) for name in io_process.names(path).split(b"\0") if name]
 
-class FilesOfWorker(DomainFiles):
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        return io_process.direct_read(path, offset, length)
+
+
+class FilesOfWorker(VolumeFiles):
     """All calls together end within ``seconds`` (product) of its making, or raise StorageOverdue: make a new one for
     each look at the domain."""
 
@@ -61,6 +80,18 @@ class FilesOfWorker(DomainFiles):
     def look(self, path: str) -> VolumeLook:
         try:
             return self._worker.look(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def names(self, path: str) -> List[str]:
+        try:
+            return self._worker.names(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        try:
+            return self._worker.read_from(path, offset, length, self._left())
         except StorageError as error:
             raise _sorted(error) from error
 

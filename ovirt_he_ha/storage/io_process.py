@@ -5,9 +5,9 @@ hung one can be replaced within a deadline. Therefore it imports nothing but the
 
 The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
 
-* request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T and D
+* request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T, D, N and V
 * op: R read, S read one sector, W write, P probe the volume; L look at another volume, T a small text file, D whether
-  it is a directory
+  it is a directory, N the names in one, V read another volume (the count of bytes, 4, before the path)
 * answer: code length (1), errno (4), data length (4), code (ASCII, empty: done), data
 
 It ends when the other end of the socket is closed, so it never outlives the daemon by more than one I/O.
@@ -28,11 +28,14 @@ REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
 FACTS = struct.Struct("!QIB")
 READ, SECTOR, WRITE, PROBE = b"R", b"S", b"W", b"P"
-LOOK, TEXT, DIRECTORY = b"L", b"T", b"D"
-WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY)
+LOOK, TEXT, DIRECTORY, NAMES, ANOTHER = b"L", b"T", b"D", b"N", b"V"
+COUNT = struct.Struct("!I")
+WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY, NAMES, ANOTHER)
 
 PAGE = 4096  # every offset and length is a multiple of it: one slot, and one sector on the largest-sectored disks
 BUFFER = 1 << 20  # a full scan of 8,196,096 bytes takes eight of them
+MOST_NAMES = 1 << 20  # bytes; an image's name has 36, and a domain holds at most some thousand
+MOST_READ = 1 << 20  # bytes of another volume in one request
 MOST_TEXT = 1 << 16  # the metadata of a storage domain has about 400 bytes
 BLKROGET = 0x125E  # linux/fs.h
 WRITE_TRIES = 3  # a write that came out short is repeated as a whole: half a slot is worth nothing
@@ -225,6 +228,17 @@ def is_directory(path: str) -> bool:
     return os.path.isdir(path)
 
 
+def names(path: str) -> bytes:
+    """What is in a directory, sorted, with NUL between two names. Raises IoFailure."""
+    try:
+        found = b"\0".join(sorted(os.listdir(os.fsencode(path))))
+    except OSError as error:
+        raise IoFailure.of(error) from error
+    if len(found) > MOST_NAMES:
+        raise IoFailure("too-large")
+    return found
+
+
 def serve(connection: socket.socket, path: str) -> None:
     """Answer requests until the other end is closed."""
     while True:
@@ -246,8 +260,10 @@ def serve(connection: socket.socket, path: str) -> None:
 def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes) -> bytes:
     if operation == PROBE:
         return FACTS.pack(*probe(path))
-    if operation in (LOOK, TEXT, DIRECTORY):
+    if operation in (LOOK, TEXT, DIRECTORY, NAMES):
         return _perform_elsewhere(os.fsdecode(body), operation)
+    if operation == ANOTHER:
+        return _another(body, offset)
     if operation == SECTOR and length in (512, PAGE) and not offset % length:
         return direct_read(path, offset, length)
     if offset % PAGE or length % PAGE or not length or operation == SECTOR:
@@ -264,7 +280,16 @@ def _perform_elsewhere(path: str, operation: bytes) -> bytes:
         return FACTS.pack(*found[:3]) + struct.pack("!i", found.error) + found.refusal.encode()
     if operation == TEXT:
         return text(path)
+    if operation == NAMES:
+        return names(path)
     return b"1" if is_directory(path) else b""
+
+
+def _another(body: bytes, offset: int) -> bytes:
+    (count,) = COUNT.unpack_from(body)
+    if offset % PAGE or count % PAGE or not 0 < count <= MOST_READ:
+        raise IoFailure("request", errno.EINVAL)
+    return direct_read(os.fsdecode(body[COUNT.size :]), offset, count)
 
 
 def receive(connection: socket.socket, count: int) -> Optional[bytes]:

@@ -21,10 +21,13 @@ from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_process import (
+    ANOTHER,
     ANSWER,
+    COUNT,
     DIRECTORY,
     FACTS,
     LOOK,
+    NAMES,
     PROBE,
     READ,
     REQUEST,
@@ -89,6 +92,10 @@ class IoWorker(BlockIO):
         """Offsets at which a write that we gave up may still reach the volume."""
         return tuple(each.writing for each in self._still_there() if each.writing is not None)
 
+    def late_writers(self) -> Tuple[int, ...]:
+        """The processes that may still do so."""
+        return tuple(each.popen.pid for each in self._still_there() if each.writing is not None)
+
     def read(self, offset: int, length: int, deadline: float) -> bytes:
         _check_request(self.path, offset, length)
         data = self._call(READ, offset, length, b"", deadline)
@@ -129,6 +136,19 @@ class IoWorker(BlockIO):
 
     def is_directory(self, path: str, deadline: float) -> bool:
         return bool(self._call(DIRECTORY, 0, 0, os.fsencode(path), deadline, path))
+
+    def names(self, path: str, deadline: float) -> List[str]:
+        """What is in a directory, sorted. Raises like ``read``."""
+        answer = self._call(NAMES, 0, 0, os.fsencode(path), deadline, path)
+        return [os.fsdecode(name) for name in answer.split(b"\0") if name]
+
+    def read_from(self, path: str, offset: int, length: int, deadline: float) -> bytes:
+        """Of another volume, at most 1 MiB. Raises like ``read``."""
+        _check_request(path, offset, length)
+        data = self._call(ANOTHER, offset, 0, COUNT.pack(length) + os.fsencode(path), deadline, path)
+        if len(data) != length:
+            raise StorageError("io", path, detail=f"{len(data)} bytes instead of {length}")
+        return data
 
     def rest(self) -> None:
         """End the process until the next call, which starts another one (20 ms): for who comes rarely, 10 MB are worth

@@ -61,7 +61,9 @@ def test_the_definition_of_the_volume_is_checked_and_kept_for_the_command_line(b
     assert source.current.problem == ""
     assert source.current.memory_mib > 0
     assert source.definition().lease == bench.lease
-    assert bench.effective.read_text() == bench.text
+    head, _, body = bench.effective.read_text().partition("\n\n")
+    assert body == bench.text
+    assert all(line.startswith("#") for line in head.splitlines())
     assert bench.fallback.read_text() == bench.text
 
 

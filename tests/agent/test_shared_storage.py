@@ -15,7 +15,9 @@ from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.archive import MEMBERS, ArchiveError, build_archive
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.ovf_store import OvfStoreError
 from tests.agent.test_service import write_conf
+from tests.storage.engine_ovf import write_store
 
 
 class House:
@@ -86,7 +88,7 @@ def test_s4_nothing_of_it_happens_in_this_process(house: House, monkeypatch: pyt
     def touched(*_: object) -> None:
         raise AssertionError("in this process")
 
-    for name in ("direct_read", "probe", "look", "text", "is_directory"):
+    for name in ("direct_read", "probe", "look", "text", "is_directory", "names"):
         monkeypatch.setattr(io_process, name, touched)
     house.write(b"vmId=x")
     assert house.shared.vm_conf() == "vmId=x"
@@ -104,3 +106,30 @@ def test_s4_a_hung_storage_is_overdue_and_comes_back(house: House) -> None:
     assert time.monotonic() - began < 3
     assert house.shared.abandoned == 0
     assert house.shared.vm_conf() == "vmId=x"
+
+
+def test_the_ovfs_come_newest_first_and_a_broken_store_is_named(house: House) -> None:
+    vmid = house.shared._conf.vmid
+    images = house.volume.parent.parent
+    with pytest.raises(OvfStoreError) as error:
+        list(house.shared.ovfs())
+    assert error.value.code == "no-store"
+    write_store(images, 1, {f"{vmid}.ovf": b"old"}, date="2026-01-01T00:00:00")
+    write_store(images, 2, {f"{vmid}.ovf": b"new"}, date="2026-01-02T00:00:00")
+    assert [each.data for each in house.shared.ovfs()] == [b"new", b"old"]
+    broken = write_store(images, 2, {"other.ovf": b"x"}, date="2026-01-03T00:00:00")
+    first, second = house.shared.ovfs()
+    assert (first.path, first.problem and first.problem.code) == (str(broken), "no-ovf")
+    assert second.data == b"old"
+
+
+def test_s4_a_hung_storage_ends_the_look_for_ovfs(house: House) -> None:
+    write_store(house.volume.parent.parent, 1, {f"{house.shared._conf.vmid}.ovf": b"x"})
+    assert len(list(house.shared.ovfs())) == 1
+    (process,) = house.processes()
+    os.kill(process, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(StorageOverdue):
+        list(house.shared.ovfs())
+    assert time.monotonic() - began < 3
+    assert len(list(house.shared.ovfs())) == 1

@@ -405,6 +405,7 @@ def test_health(held):
     health = held.call("health")
     assert (health["uptime"], health["alive"]) == (5, [1])
     assert "slots" not in health
+    assert health["slot_ages"] == {}, "what was only ever found as it is has no age"
     protocol.parse_answer(protocol.answer_bytes(health))
 
 

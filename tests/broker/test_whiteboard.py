@@ -238,6 +238,17 @@ def test_age_of_the_view(made):
     assert made.board.slots_age(made.clock.now) == 7
 
 
+def test_age_of_a_slot_that_changed_and_none_of_one_that_was_only_found(made):
+    made.volume.put(2, record(2, timestamp=100))
+    made.volume.put(3, record(3, timestamp=100))
+    made.tick()
+    assert made.board.slot_ages(made.clock.now) == {}
+    made.volume.put(2, record(2, timestamp=110))
+    made.tick(2.0)
+    made.tick(3.0)
+    assert made.board.slot_ages(made.clock.now) == {2: 3.0}
+
+
 # --- storage that fails -------------------------------------------------------------------------------------------
 
 

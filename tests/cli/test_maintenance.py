@@ -6,7 +6,7 @@ from ovirt_he_ha.broker.protocol import FaultCode
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.config.files import HaConf, load_ha_conf
 from ovirt_he_ha.core import slot
-from tests.cli.world import UP, World, run
+from tests.cli.world import UP, World, record, run
 
 ON = slot.encode_global(True)
 OFF = slot.encode_global(False)
@@ -117,3 +117,54 @@ def test_a_volume_that_was_never_read_confirms_nothing(world: World) -> None:
     world.facts = replace(world.facts, slots_age=None)
     world.on_write = world.slots.pop
     assert run("--set-maintenance", "--mode=global").status == 1
+
+
+# --- until it has come into effect -------------------------------------------------------------------------------
+
+
+def test_local_waits_until_the_vm_has_left(world: World) -> None:
+    states = iter(["preparing", ""])
+
+    def step() -> None:
+        phase = next(states)
+        extra = (("state", "EngineUp"), ("maintenance_state", phase)) if phase else (("state", "LocalMaintenance"),)
+        world.publish(record(1, maintenance=not phase, extra=extra))
+
+    world.publish(record(1, engine=UP))
+    world.on_wait = step
+    ran = run("--set-maintenance", "--mode=local", "--wait")
+    assert ran.status == 0 and "preparing" in ran.out and ran.out.splitlines()[-1].endswith("in maintenance")
+
+
+def test_a_vm_that_cannot_leave_is_told_with_the_cause(world: World) -> None:
+    extra = (("state", "EngineUp"), ("maintenance_state", "error-in-preparing"), ("problem", "no-target"))
+    world.publish(record(1, engine=UP, extra=extra))
+    ran = run("--set-maintenance", "--mode=local", "--wait")
+    assert ran.status == 1 and "no-target" in ran.err and "--mode=none" in ran.err
+
+
+def test_an_agent_that_does_not_report_is_not_in_maintenance(world: World) -> None:
+    world.publish(record(1, maintenance=True))
+    world.alive = [2]
+    assert run("--set-maintenance", "--mode=local", "--wait=1").status == 1
+
+
+def test_global_waits_until_every_live_host_says_so(world: World) -> None:
+    def see(host_id: int) -> None:
+        world.publish(record(host_id, extra=(("state", "GlobalMaintenance"),)))
+
+    world.publish(record(1), record(2), record(3, maintenance=True), record(4), record(5, stopped=True))
+    world.alive = [1, 2, 3, 5]
+    steps = iter([lambda: see(1), lambda: see(2)])
+    world.on_wait = lambda: next(steps)()
+    ran = run("--set-maintenance", "--mode=global", "--wait")
+    assert ran.status == 0 and "not 1 (host1), 2 (host2)" in ran.out
+    assert "3 of 3" in ran.out.splitlines()[-1]
+    world.on_wait = lambda: world.publish(record(1), record(2))
+    assert run("--set-maintenance", "--mode=none", "--wait").status == 0
+
+
+def test_a_host_that_does_not_follow_is_named(world: World) -> None:
+    world.publish(record(1, extra=(("state", "GlobalMaintenance"),)), record(2))
+    ran = run("--set-maintenance", "--mode=global", "--wait=1")
+    assert ran.status == 1 and "2 (host2)" in ran.err

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovirt_he_ha.cli.request import Refusal, Unknown, parse
-from ovirt_he_ha.cli.verbs import GONE, VERBS
+from ovirt_he_ha.cli.verbs import FLAG, GONE, VERBS, Verb
 from tests.cli.world import World, run
 
 
@@ -41,6 +41,51 @@ def test_what_does_not_fit_is_refused(words: list) -> None:
     assert (caught.value.code, caught.value.status) == ("usage", 1)
 
 
+def test_words_and_options_may_be_mixed() -> None:
+    request = parse(["one.jsonl", "--audit", "two.jsonl", "--json"])
+    assert (request.words, request.options) == (("one.jsonl", "two.jsonl"), {"--json": ""})
+    assert parse(["--audit", "--", "--json"]).words == ("--json",)
+    with pytest.raises(Refusal):
+        parse(["--vm-status", "--", "--json"])
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = Verb("version", "show", {"--wait": "[seconds]", "--type": "a|b", "--json": FLAG}, "x", words="key value")
+    monkeypatch.setitem(VERBS, "--try", verb)
+
+
+def test_a_value_that_may_be_left_out_is_given_by_the_equals_sign(table: None) -> None:
+    request = parse(["--try", "--wait", "k", "v"])
+    assert request.words == ("k", "v") and request.seconds("--wait", 9.0) == 9.0
+    assert parse(["k", "--type", "a", "--wait=7", "v", "--try"]).seconds("--wait", 9.0) == 7.0
+    assert parse(["--try", "k", ""]).seconds("--wait", 9.0) is None
+    for wrong in ("0", "-1", "1.5", "1" * 9, "soon"):
+        with pytest.raises(Refusal):
+            parse(["--try", "k", "v", f"--wait={wrong}"]).seconds("--wait", 9.0)
+
+
+@pytest.mark.parametrize("words", [(), ("k",), ("k", "v", "w")])
+def test_words_are_counted(table: None, words: tuple) -> None:
+    ran = run("--try", *words)
+    assert ran.status == 1 and ran.err.count("\n") == 1 and ran.out == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["--json=1", "--vm-status"], ["--json"], ["--json", "--bogus"], ["--console", "--json"]]
+)
+def test_json_is_answered_with_one_object_whatever_is_wrong(host: World, words: list) -> None:
+    ran = run(*words)
+    assert ran.status == 1 and ran.err == "" and list(ran.json) == ["error"]
+
+
+def test_an_output_that_is_full_is_one_line(host: World) -> None:
+    script = "import sys; from ovirt_he_ha.cli.main import main; sys.exit(main(['--help']))"
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["", "0", "2001", "-1", "1.5", "²", "1" * 30, "x"])
 def test_numbers_have_a_range(text: str) -> None:
     with pytest.raises(Refusal):
@@ -60,6 +105,11 @@ def test_help() -> None:
             assert ran.status == 0 and verb in ran.out
     ran = run("--help", "--bogus")
     assert ran.status == 1 and "--bogus" in ran.err and "--vm-status" in ran.out
+
+
+@pytest.mark.parametrize("typed", ["--vm-statsu", "--clean_metadata", "vm-status", "--set-maintenence"])
+def test_a_slip_of_the_finger_is_answered(typed: str) -> None:
+    assert "Did you mean --" in run(typed).err
 
 
 def test_unknown_command() -> None:

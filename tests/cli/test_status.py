@@ -1,4 +1,5 @@
 import http.server
+import socket
 import threading
 from dataclasses import replace
 from typing import Iterator, Tuple, Type
@@ -229,7 +230,7 @@ def test_an_unfinished_deployment(host: World) -> None:
 
 
 def test_a_defect_of_ours_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovirt_he_ha.cli.status.read_hosts", lambda *_: 1 / 0)
+    monkeypatch.setattr("ovirt_he_ha.cli.sources.read_hosts", lambda *_: 1 / 0)
     ran = run("--vm-status", "--json")
     assert ran.status == 1 and ran.json["error"]["code"] == "internal"
     assert run("--vm-status").err.count("\n") == 1
@@ -274,6 +275,20 @@ def test_engine_up(page: Type[Page]) -> None:
     ran = run("--check-liveliness")
     assert ran.status == 0 and ran.out.count("\n") == 1
     assert page.asked == "/page?x=1"
+
+
+def test_an_engine_with_an_ipv6_address(host: World) -> None:
+    class Six(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    class Own(Page):
+        pass
+
+    with Six(("::1", 0), Own) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert health_page.ask(f"http://[::1]:{server.server_address[1]}{health_page.PATH}", seconds=5) == ""
+        server.shutdown()
+    assert Own.asked == health_page.PATH
 
 
 @pytest.mark.parametrize("answer", [(200, b"DB Down!"), (200, b""), (200, b"ok\nDB Up"), (503, b"DB Up!")])

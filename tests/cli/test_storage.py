@@ -1,8 +1,17 @@
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from ovirt_he_ha.broker.protocol import FaultCode
+from ovirt_he_ha.broker.protocol import FaultCode, StorageFacts
 from ovirt_he_ha.broker.rpc import Fault
+from ovirt_he_ha.cli import storage
+from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.core import slot
+from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
 
 BLANK = bytes(4096)
@@ -27,7 +36,32 @@ def test_another_host_that_stopped(hosts: World) -> None:
     assert hosts.written == [(2, BLANK)]
 
 
-@pytest.mark.parametrize("host_id", [3, 4, 5, 6])
+def test_a_slot_that_is_blank_already_is_no_error(hosts: World) -> None:
+    assert run("--clean-metadata").status == 0
+    ran = run("--clean-metadata")
+    assert ran.status == 0 and "already" in ran.out and len(hosts.written) == 1
+    assert run("--clean-metadata", "--host-id=6").status == 0
+
+
+@pytest.mark.parametrize("change", [{"storage": StorageFacts("overdue", 5.0, "hangs")}, {"slots_age": None}])
+def test_nothing_is_destroyed_on_old_knowledge(hosts: World, change: dict) -> None:
+    hosts.facts = replace(hosts.facts, **change)
+    assert run("--clean-metadata").status == 1 and hosts.written == []
+    assert run("--reinitialize-lockspace").status == 1 and hosts.resets == 0
+
+
+def test_a_write_that_is_late_is_not_called_done(hosts: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(storage, "_CLEAN_SECONDS", 0.1)
+    hosts.on_write = lambda _host_id: release.wait(20) and None
+    try:
+        ran = run("--clean-metadata")
+    finally:
+        release.set()
+    assert ran.status == 1 and "may be yet" in ran.err
+
+
+@pytest.mark.parametrize("host_id", [3, 4, 5])
 def test_refused_unless_it_stopped_cleanly(hosts: World, host_id: int) -> None:
     ran = run("--clean-metadata", f"--host-id={host_id}")
     assert ran.status == 1 and str(host_id) in ran.err and hosts.written == []
@@ -100,3 +134,48 @@ def test_reinitialize_that_fails_says_so(world: World) -> None:
 def test_reinitialize_where_nothing_is_configured(host: World) -> None:
     host.configure(configured="no")
     assert run("--reinitialize-lockspace", "--force").status == 1
+
+
+# --- connecting ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def domain(host: World) -> World:
+    conf = load_hosted_engine_conf(host.paths.hosted_engine_conf)
+    sizes = VolumeSizes(metadata=2001 * 4096, lockspace=MIB, configuration=MIB, lease=MIB)
+    create_domain(conf.storage, conf.sd_uuid, DomainVolumes.of(conf), sizes, owner=None)
+    return host
+
+
+def test_a_directory_is_looked_at_and_never_disconnected(domain: World) -> None:
+    for _ in range(2):
+        ran = run("--connect-storage")
+        assert ran.status == 0 and str(domain.storage) in ran.out
+        assert run("--disconnect-storage").status == 0
+
+
+@pytest.mark.parametrize("what", ["gone", "another", "noise"])
+def test_a_directory_that_is_not_the_domain(domain: World, what: str) -> None:
+    metadata = next(Path(domain.storage).glob("*/dom_md/metadata"))
+    if what == "gone":
+        os.rename(domain.storage, f"{domain.storage}.away")
+    else:
+        metadata.write_bytes(b"\xff\xfe" if what == "noise" else b"SDUUID=another\n")
+    ran = run("--connect-storage")
+    assert ran.status == 1 and ran.err.count("\n") == 1 and "expected" in ran.err
+
+
+def test_a_connection_that_hangs_is_given_up(domain: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain.hang_storage(monkeypatch)
+    monkeypatch.setattr(storage, "CONNECT_SECONDS", 0.2)
+    began = time.monotonic()
+    ran = run("--connect-storage")
+    assert ran.status == 1 and "no answer" in ran.err and time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("verb", ["--connect-storage", "--disconnect-storage"])
+@pytest.mark.parametrize("kind", ["nfs", "iscsi", "fc", "glusterfs"])
+def test_what_is_not_supported_is_named(host: World, verb: str, kind: str) -> None:
+    host.configure(domainType=kind, storage="server:/path")
+    ran = run(verb)
+    assert ran.status == 1 and f"domainType={kind}" in ran.err and ran.err.count("\n") == 1

@@ -1,18 +1,25 @@
 import base64
+import subprocess
 import threading
+import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
-from ovirt_he_ha.cli import vm
+from ovirt_he_ha.broker.protocol import FaultCode
+from ovirt_he_ha.broker.rpc import Fault
+from ovirt_he_ha.cli import vm, waiting
+from ovirt_he_ha.cli.waiting import Progress
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import (
     Action,
     ActionKind,
     ActionReport,
     EngineFacts,
+    Health,
     HostLease,
     LeaseId,
     LeaseOwner,
@@ -189,7 +196,79 @@ def test_a_failed_start_says_why(world: World, engine: type, outcome: Outcome) -
     assert ran.status == 1 and "no memory" in ran.err and ran.out == ""
 
 
+def test_start_waits_for_the_engine(world: World, engine: type) -> None:
+    states = iter([replace(UP, health=Health.BAD, reason="no answer"), UP])
+    world.on_wait = lambda: world.engine(next(states))
+    ran = run("--vm-start", "--wait")
+    assert ran.status == 0 and ran.out.splitlines()[-1] == "The engine is up"
+    assert "no answer" in ran.out and "\x1b" not in ran.out
+
+
+def test_a_vm_that_ends_again_is_not_waited_for(world: World, engine: type) -> None:
+    states = iter([replace(UP, health=Health.BAD, reason="no answer"), DOWN])
+    world.on_wait = lambda: world.engine(next(states))
+    ran = run("--vm-start", "--wait")
+    assert ran.status == 1 and "ended" in ran.err
+
+
+def test_a_broker_that_is_away_is_waited_for(world: World, engine: type) -> None:
+    def fail() -> None:
+        world.engine(UP)
+        world.refuse["snapshot"] = Fault(FaultCode.STOPPING, "the broker is stopping")
+        threading.Timer(0.2, world.refuse.clear).start()
+
+    world.on_wait = fail
+    assert run("--vm-start", "--wait=20").status == 0
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("screen", "end"), [(Terminal, "\r\x1b[K"), (StringIO, "why\n")])
+def test_a_call_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch, screen: type, end: str) -> None:
+    monkeypatch.setattr(waiting, "NOTICE", 0.01)
+    monkeypatch.setattr(waiting, "TICK", 0.01)
+    out = screen()
+    told = threading.Event()
+    original = out.write
+    out.write = lambda text: (original(text), told.set())[0]
+    with waiting.notice("why", out):
+        assert told.wait(10)
+    assert "why" in out.getvalue() and out.getvalue().endswith(end)
+    quiet = screen()
+    monkeypatch.setattr(waiting, "NOTICE", 10.0)
+    with waiting.notice("why", quiet):
+        pass
+    assert quiet.getvalue() == ""
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_redrawn() -> None:
+    screen = Terminal()
+    progress = Progress(60.0, screen)
+    progress.show("one")
+    progress.show("two")
+    progress.close()
+    assert screen.getvalue().count("\n") == 1 and screen.getvalue().count("\r") == 2
+    plain = StringIO()
+    progress = Progress(60.0, plain)
+    for text in ("one", "one", "two"):
+        progress.show(text)
+    progress.close()
+    assert plain.getvalue() == "[  0 s] one\n[  0 s] two\n"
+
+
 # --- stop ---------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_returns_when_the_guest_was_asked(world: World, engine: type) -> None:
+    world.engine(UP, pid=77)
+    ran = run("--vm-shutdown")
+    assert ran.status == 0 and engine.asked == [(ActionKind.STOP,)]
+    assert "global maintenance is off" in ran.out
+    world.slots[0] = slot.encode_global(True)
+    assert "global maintenance" not in run("--vm-shutdown").out
 
 
 @pytest.mark.parametrize("after", [EngineFacts(DOWN), EngineFacts(UP, pid=78)])
@@ -197,21 +276,16 @@ def test_shutdown_waits_until_the_copy_has_ended(world: World, engine: type, aft
     """Also when the agent has started the next copy before anybody looked."""
     world.engine(UP, pid=77)
     world.on_wait = lambda: world.engine(after.status, pid=after.pid)
-    ran = run("--vm-shutdown")
+    ran = run("--vm-shutdown", "--wait")
     assert ran.status == 0 and engine.asked == [(ActionKind.STOP,)]
     assert "global maintenance is off" in ran.out
-    world.slots[0] = slot.encode_global(True)
-    world.engine(UP, pid=77)
-    assert "global maintenance" not in run("--vm-shutdown").out
 
 
-def test_a_guest_that_ignores_the_button(world: World, engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vm, "SHUTDOWN_SECONDS", 0.1)
-    monkeypatch.setattr(vm, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(vm.SystemClock, "wait_floor", lambda _self, seconds: seconds)
+def test_a_guest_that_ignores_the_button(world: World, engine: type) -> None:
     world.engine(UP, pid=77)
-    ran = run("--vm-shutdown")
-    assert ran.status == 1 and "--vm-poweroff" in ran.err
+    began = time.monotonic()
+    ran = run("--vm-shutdown", "--wait=1")
+    assert ran.status == 1 and "--vm-poweroff" in ran.err and 0.9 < time.monotonic() - began < 3
 
 
 def test_an_unknown_vm_has_not_ended(world: World, engine: type) -> None:
@@ -224,7 +298,7 @@ def test_an_unknown_vm_has_not_ended(world: World, engine: type) -> None:
 
     world.engine(UP, pid=77)
     world.on_wait = change
-    assert run("--vm-shutdown").status == 0
+    assert run("--vm-shutdown", "--wait").status == 0
     assert next(states, "all seen") == "all seen"
 
 
@@ -248,6 +322,7 @@ def test_poweroff_needs_no_broker(host: World, engine: type) -> None:
     assert engine.asked == [(ActionKind.POWER_OFF,)]
     engine.outcome = Outcome.FAILED
     assert run("--vm-poweroff").status == 1
+    assert run("--vm-poweroff", "--wait=5").status == 1
 
 
 # --- migrate ------------------------------------------------------------------------------------------------------
@@ -278,13 +353,13 @@ def target(engine: type) -> Tuple[int, str]:
 
 
 def test_migrate_to_the_best_host(moving: World, engine: type) -> None:
-    ran = run("--vm-migrate")
+    ran = run("--vm-migrate", "--wait")
     assert ran.status == 0 and "3 (host3)" in ran.out
     assert target(engine) == (3, "tcp://10.0.1.3")
 
 
 def test_migrate_to_a_named_host(moving: World, engine: type) -> None:
-    assert run("--host=2", "--vm-migrate").status == 0
+    assert run("--host=2", "--vm-migrate", "--wait").status == 0
     assert target(engine) == (2, "tcp://10.0.1.2")
 
 
@@ -315,7 +390,7 @@ def test_a_host_that_cannot_take_it(moving: World, engine: type, peer: Record) -
     ran = run("--vm-migrate", "--host=4")
     assert ran.status == 1 and "4 (host4)" in ran.err and engine.asked == []
     moving.publish(able(4))
-    assert run("--vm-migrate", "--host=4").status == 0
+    assert run("--vm-migrate", "--host=4", "--wait").status == 0
 
 
 def test_a_host_out_of_the_lockspace_cannot_take_it(moving: World, engine: type) -> None:
@@ -328,32 +403,70 @@ def test_a_host_out_of_the_lockspace_cannot_take_it(moving: World, engine: type)
 
 def test_an_own_cpu_model_that_is_not_known_fits_nothing(moving: World, engine: type) -> None:
     moving.publish(record(1, engine=UP))
-    assert run("--vm-migrate").status == 1
+    assert run("--vm-migrate", "--wait").status == 1
 
 
 def test_nobody_can_take_it(moving: World, engine: type) -> None:
     moving.alive = [1]
-    assert run("--vm-migrate").status == 1
+    assert run("--vm-migrate", "--wait").status == 1
     assert engine.asked == []
 
 
 def test_a_failed_migration_says_where_the_vm_is(moving: World, engine: type) -> None:
     engine.outcome, engine.detail = Outcome.FAILED, "no route"
-    ran = run("--vm-migrate")
+    ran = run("--vm-migrate", "--wait")
     assert ran.status == 1 and "goes on here" in ran.err and "no route" in ran.err
 
 
 def test_a_call_that_raises_is_a_failure(moving: World, engine: type) -> None:
     engine.never = True
-    ran = run("--vm-migrate")
+    ran = run("--vm-migrate", "--wait")
     assert ran.status == 1 and ran.err.count("\n") == 1
 
 
-def test_an_interrupted_migration_is_aborted(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_migration_is_aborted(host: World, engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: threading.Thread, timeout: Optional[float] = None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "join", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        vm._interruptible(engine(), Action(ActionKind.MIGRATE), 1.0)
+        host = vm.Host()
+        vm._interruptible(host, Action(ActionKind.MIGRATE, deadline=1.0), "moving")
     assert engine.aborted == 1
+
+
+def test_a_wait_is_the_moves_deadline(moving: World, engine: type) -> None:
+    assert run("--vm-migrate", "--wait=30").status == 0
+    assert engine.asked[0][1].deadline == 30.0
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("import time; time.sleep(60)", 0),
+        ("raise SystemExit(0)", 0),
+        ("import sys; sys.exit('host 3 is not ready')", 1),
+    ],
+)
+def test_without_wait_a_process_of_its_own_moves_it(
+    moving: World, engine: type, monkeypatch: pytest.MonkeyPatch, program: str, status: int
+) -> None:
+    asked: List[List[str]] = []
+    movers: List[subprocess.Popen[str]] = []
+    begin = vm.in_background
+
+    def instead(words: List[str]) -> "subprocess.Popen[str]":
+        asked.append(words)
+        movers.append(begin(["-c", program]))
+        return movers[-1]
+
+    monkeypatch.setattr(vm, "in_background", instead)
+    monkeypatch.setattr(vm, "EARLY_SECONDS", 0.5 if status == 0 and "sleep" in program else 10.0)
+    try:
+        ran = run("--vm-migrate")
+    finally:
+        movers[0].kill()
+        movers[0].communicate()
+    assert ran.status == status and engine.asked == []
+    assert asked == [["-m", "ovirt_he_ha.cli.main", "--vm-migrate", "--host=3", "--wait"]]
+    assert ("host 3 is not ready" in ran.err) == bool(status)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -9,10 +10,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+import pytest
+
 from ovirt_he_ha.broker import protocol
 from ovirt_he_ha.broker.protocol import BrokerSnapshot, FaultCode, StorageFacts, pack_snapshot
 from ovirt_he_ha.broker.rpc import Caller, Fault, RpcServer
 from ovirt_he_ha.cli.main import main
+from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import (
@@ -28,7 +32,21 @@ from ovirt_he_ha.core.model import (
     Record,
     Vm,
 )
+from ovirt_he_ha.storage import io_process
+from ovirt_he_ha.storage.local import LocalDomain
 
+# The real I/O process, which never comes back from one kind of request.
+_HANGING = """
+import importlib.util, signal, sys
+spec = importlib.util.spec_from_file_location("io_process_itself", {path!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+def hung(path, operation, *rest):
+    while True:
+        signal.pause()
+module._perform = hung
+sys.exit(module.main())
+"""
 VMID = "5a1de5b1-21b5-4c65-9a5e-000000000001"
 UP = EngineStatus(Vm.UP, Health.GOOD, "Up")
 DOWN = EngineStatus(Vm.DOWN, Health.BAD, "unknown", "not here")
@@ -73,6 +91,7 @@ class World:
         self.storage = self.root / "domain"
         self.slots: Dict[int, bytes] = {0: slot.encode_global(False)}
         self.alive: List[int] = [1, 2, 3]
+        self.slot_ages: Dict[int, float] = {}
         self.facts = BrokerSnapshot(
             host_id=1,
             slots_age=1.0,
@@ -91,9 +110,12 @@ class World:
         self.written: List[Tuple[int, bytes]] = []
         self.resets = 0
         self.refuse: Dict[str, Fault] = {}
+        self.lies: Dict[str, Any] = {}  # method -> what it answers instead
         self.on_write: Callable[[int], None] = lambda host_id: None
         self.on_wait: Callable[[], None] = lambda: None
+        self.calls: List[str] = []
         self._server: Optional[RpcServer] = None
+        self._deaf: Optional[socket.socket] = None
         self._deploy()
 
     def _deploy(self) -> None:
@@ -138,17 +160,46 @@ class World:
         self._server.reserve()
         self._server.start()
 
+    def hang_broker(self) -> None:
+        """It listens and takes connections, and nobody ever answers."""
+        self._deaf = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._deaf.bind(str(self.paths.broker_socket))
+        self._deaf.listen(5)
+
+    def make_volume(self) -> Path:
+        """The metadata volume with what ``slots`` holds, without the broker."""
+        conf = load_hosted_engine_conf(self.paths.hosted_engine_conf)
+        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        path = Path(domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = b"".join(self.slots.get(host_id, bytes(4096)) for host_id in range(2001))
+        path.unlink(missing_ok=True)  # it may be a link to what others use
+        path.write_bytes(data)
+        return path
+
+    def hang_storage(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = self.root / "hanging_io.py"
+        program.write_text(_HANGING.format(path=io_process.__file__))
+        monkeypatch.setattr(io_process, "__file__", str(program))
+
     def close(self) -> None:
+        if self._deaf is not None:
+            self._deaf.close()
         if self._server is not None:
             self._server.close_door()
             self._server.stop(2.0)
         shutil.rmtree(self.root)
 
     def _dispatch(self, caller: Caller, method: str, args: Tuple[Any, ...]) -> Any:
+        self.calls.append(method)
+        if method in self.lies:
+            return self.lies[method]
         if method in self.refuse:
             raise self.refuse[method]
         if method == protocol.SNAPSHOT:
             return pack_snapshot(replace(self.facts, slots=dict(self.slots)))
+        if method == protocol.HEALTH:
+            return {"slot_ages": {str(host_id): age for host_id, age in self.slot_ages.items()}}
         if method == protocol.IS_HOST_ALIVE:
             return list(self.alive)
         if method == protocol.WAIT_FOR_CHANGE:

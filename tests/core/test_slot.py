@@ -183,6 +183,16 @@ def test_free_text_of_any_bytes():
     assert decode(1, data[:512]).extra == ()
 
 
+def test_a_checksum_that_ends_another_line_is_part_of_it():
+    for body in (b"a=1\nkey=b", b"a=1", b""):
+        free = body + b"crc=%08x\n" % crc32(body)
+        data = write(record())[:512] + free.ljust(3584, b"\0")
+        found = decode(1, data)
+        assert found.extra_ok
+        pairs = [line.split("=", 1) for line in free.decode().splitlines()]
+        assert found.extra == tuple((key, value) for key, value in pairs if key != "crc")
+
+
 def test_reasons_are_dropped_first_and_from_the_end():
     why = [(f"why.{n}", "w" * 300) for n in range(12)]
     extra = (("state", "EngineDown"), *why[:6], ("mig", "1"), *why[6:], ("lease", "l"))

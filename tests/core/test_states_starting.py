@@ -7,7 +7,9 @@ import pytest
 from ovirt_he_ha.core import notes
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.model import (
+    Action,
     ActionKind,
+    ActionReport,
     EngineStatus,
     Health,
     HostLease,
@@ -148,14 +150,47 @@ def test_the_phase_is_the_first_reason():
     assert extra(world.step())["phase"] == "lease-held"
 
 
-def test_an_owner_that_died_is_counted_down():
+def test_an_owner_that_died_is_counted_down_by_what_sanlock_saw_of_it():
     world = World()
-    owned(world, 3, HostLease.FAIL)
+    owned(world, 3, HostLease.LIVE)
+    world.owner_silent = 47.0
+    # 8 * 10 + 60 s of silence, 47 of them gone
+    assert events(world.step())["lease"] == world.now + 93
+
+
+def test_an_owner_that_renews_is_not_counted_down():
+    """Whatever its slot does: its agent may be gone, and the VM goes on."""
+    world = World()
+    owned(world, 3, HostLease.LIVE)
     world.add(peer(3), alive=False)
     world.carry(seen={**world.carried.seen, 3: Seen("100:00000064", 0.0, world.now - 70.0)})
+    assert "lease" not in events(world.step())
+
+
+@pytest.mark.parametrize("so_far, left", [(5.0, 16.0), (30.0, 110.0)])
+def test_a_join_is_counted_down(so_far, left):
+    """21 s are usual; then the id is watched for 140."""
+    world = World()
+    world.lockspace = Reading.of(LockspaceState.JOINING)
+    world.joining_for = so_far
     decision = world.step()
-    # 8 * 10 + 60 s of silence, 70 of them gone
-    assert events(decision)["lease"] == world.now + 70
+    assert events(decision)["join"] == world.now + left
+    assert decision.reasons[0].values == {"name": "storage", "state": "joining"}
+
+
+def test_an_order_that_has_not_returned_is_named_and_counted_down():
+    world = World()
+    world.report = ActionReport(Action(ActionKind.STOP, deadline=15.0), world.now - 4.0)
+    decision = world.step()
+    assert codes(decision) == ["action-running"]
+    assert decision.reasons[0].values == {"action": "stop", "seconds": "4"}
+    assert events(decision) == {"action-deadline": world.now + 11.0}
+
+
+def test_failed_starts_are_counted_down_until_they_are_forgotten():
+    world = World()
+    world.budget(start_failures=4, next_start_at=world.now + 80.0)
+    assert events(world.step())["retries-forgotten"] == world.now + 680.0
 
 
 def test_the_baseline_is_counted_down():
@@ -173,7 +208,13 @@ def test_d6_rank_waits_fifteen_seconds_for_each_better_host():
     world.edit(2, score=3401).edit(3, score=3402)
     decision = world.step()
     assert codes(decision) == ["rank"]
-    assert decision.reasons[0].values == {"count": "2", "host": "3", "hostname": "host3", "score": "3402"}
+    assert decision.reasons[0].values == {
+        "count": "2",
+        "host": "3",
+        "hostname": "host3",
+        "score": "3402",
+        "wait": "30",
+    }
     assert events(decision)["rank"] == world.now + 30
     assert world.run(60) == 30
     assert kind(world.decision) is START

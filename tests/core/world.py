@@ -84,6 +84,8 @@ class World:
         self.whiteboard = Reading.of(LockspaceState.HELD)
         self.watchdog_armed = True
         self.reset_within = None
+        self.owner_silent = None
+        self.joining_for = None
         self.generation = 1
         self.global_maintenance = Reading.of(False)
         self.host = HostFacts(
@@ -190,6 +192,8 @@ class World:
                 own_generation=self.generation,
                 watchdog_armed=self.watchdog_armed,
                 reset_within=self.reset_within,
+                owner_silent=self.owner_silent,
+                joining_for=self.joining_for,
             ),
             carried=self.carried,
             report=self.report,

@@ -152,10 +152,12 @@ def test_what_is_no_definition(xml):
     assert refused(xml).code == "xml"
 
 
-def test_block_domain_lease_says_nothing_about_paths():
+def test_a_block_domains_disk_is_the_logical_volume_that_the_lease_names():
     lease = LeaseId(SD, VOL, "/dev/vg/leases", 100 << 20)
-    xml = made(SOURCE.replace(RHEV, "/dev/vg/disk"), lease)
-    check(xml, lease, VMID)
+    source = SOURCE.replace("type='file' device='disk'", "type='block' device='disk'")
+    check(made(source.replace(f"file='{RHEV}'", f"dev='/dev/vg/{VOL}'"), lease), lease, VMID)
+    error = refused(made(source.replace(f"file='{RHEV}'", "dev='/dev/vg/disk'"), lease), lease)
+    assert error.code == "disk-location"
 
 
 @given(st.text(max_size=400))

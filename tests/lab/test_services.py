@@ -39,10 +39,20 @@ def test_sanlock_and_its_watchdog_live_by_one_clock() -> None:
     assert env["sanlock"] == clock
     preloads = "/l/native/watchdog_device.so:/faketime.so"
     assert env["wdmd"] == {**clock, "LD_PRELOAD": preloads, **device(LAB)}
-    assert not any(env[name] for name in ("libvirtd", "broker", "agent"))
+    assert not env["libvirtd"]
+    assert not any("FAKETIME" in env[name] or "LD_PRELOAD" in env[name] for name in ("broker", "agent"))
     env = {service.name: service.env for service in services(LAB.host(1), {})}
     assert not env["sanlock"]
     assert env["wdmd"] == {"LD_PRELOAD": "/l/native/watchdog_device.so", **device(LAB)}
+
+
+def test_the_daemons_heap_is_the_units() -> None:
+    env = {service.name: service.env for service in services(LAB.host(1), {})}
+    for name in ("broker", "agent"):
+        unit = (Path(__file__).resolve().parents[2] / "systemd" / f"ovirt-ha-{name}.service").read_text()
+        lines = [line for line in unit.splitlines() if line.startswith("Environment=")]
+        words = [word for line in lines for word in line[len("Environment=") :].split()]
+        assert words and dict(word.split("=", 1) for word in words) == env[name]
 
 
 def device(lab: Lab) -> "dict[str, str]":

@@ -54,6 +54,7 @@ def test_everything_is_found():
     assert status.spaces == {"sd": Space(host_id=2, generation=3, io_timeout=10, renewed_ago=20)}
     assert status.clients == (42,)
     assert status.held == (("sd", "vol", 42),)
+    assert status.version == "3.8.5"
 
 
 @pytest.mark.parametrize(("word", "expected"), [("use_watchdog=0", False), ("use_watchdog=7", None), ("x=1", None)])

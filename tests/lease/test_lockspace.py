@@ -126,6 +126,61 @@ class TestLockspaces:
         lockspaces._changed()  # a lockspace changed
         assert rounds(1, 0.0) == 1
 
+    def test_a_join_tells_how_long_it_has_taken(self, make, daemon):
+        lockspaces = make()
+        assert lockspaces.facts().joining_for is None
+        entered, leave = threading.Event(), threading.Event()
+        real = daemon.add_lockspace
+
+        def slow(*args, **how):
+            entered.set()
+            assert leave.wait(10)
+            return real(*args, **how)
+
+        daemon.add_lockspace = slow
+        lockspaces.want(1)
+        assert entered.wait(10)
+        first = lockspaces.facts().joining_for
+        assert first is not None
+        eventually(lambda: lockspaces.facts().joining_for > first)
+        leave.set()
+        eventually(lambda: held(lockspaces))
+        eventually(lambda: lockspaces.facts().joining_for is None)
+
+    def test_an_owner_that_is_late_with_its_renewal_is_told_by_its_silence(self):
+        class Clock(SystemClock):
+            now = 1000.0
+
+            def monotonic(self):
+                return self.now
+
+        class Binding:
+            SanlockException = OSError
+            renewed = 500
+
+            def get_hosts(self, lockspace):
+                return [{"host_id": 2, "generation": 1, "timestamp": self.renewed, "io_timeout": 10, "flags": 3}]
+
+        clock, binding = Clock(1.0), Binding()
+        lockspaces = SanlockLockspaces(
+            LEASE, "/ids", "/whiteboard", clock, read_owner=lambda: LeaseOwner(2, 1), api=binding
+        )
+        lockspaces._look_at_owner()
+
+        def silent(seconds):
+            clock.now += seconds
+            lockspaces._look_at_hosts()
+            return lockspaces.facts().owner_silent
+
+        assert silent(0.0) is None
+        assert silent(44.0) is None  # 4.5 renewals are not over yet
+        binding.renewed = 540
+        assert silent(4.0) is None
+        assert silent(45.0) == 45.0
+        assert silent(95.0) == 140.0
+        binding.renewed = 700
+        assert silent(1.0) is None
+
     def test_the_watchdog_is_asked_once_per_join(self, make, daemon):
         asked = []
         lockspaces = make(ask_watchdog=lambda: asked.append(1) or Tie(True, "1"))

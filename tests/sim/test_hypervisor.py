@@ -66,19 +66,55 @@ def test_a_create_that_its_caller_gives_up_does_not_start_the_vm_later() -> None
     assert bench.machines[2].libvirt.domain is None
 
 
-def test_a_daemon_killed_in_the_middle_of_the_wait_is_clean() -> None:
+def test_a_create_that_libvirtd_reads_late_makes_the_vm_although_its_caller_gave_up() -> None:
+    bench = Bench().settle()
+    libvirt = bench.machines[1].libvirt
+    libvirt.hung_until = bench.timeline.now + ns(60.0)
+    answers = bench.create(1, deadline=20.0)
+    bench.go(25.0)
+    assert [each[1] for each in answers] == [Outcome.OVERDUE]
+    assert bench.create(1)[0][1] is Outcome.REFUSED and libvirt.domain is None
+    bench.until(lambda: libvirt.domain is not None and libvirt.domain.cpus == "running")
+    assert len(answers) == 1 and libvirt.problem == ""
+
+
+def test_a_create_that_libvirtd_did_not_read_ends_with_it() -> None:
+    bench = Bench().settle()
+    libvirt = bench.machines[1].libvirt
+    libvirt.hung_until = FOREVER
+    answers = bench.create(1)
+    bench.go(5.0)
+    libvirt.daemon_down()
+    libvirt.hung_until = 0
+    libvirt.daemon_up()
+    bench.go(5.0)
+    assert answers[0][1] is Outcome.FAILED and libvirt.domain is None and not libvirt.frozen
+
+
+def test_a_daemon_killed_in_the_middle_of_the_wait_leaves_a_qemu_that_gets_the_lease_and_never_runs() -> None:
     bench = Bench().settle()
     bench.running(1)
     bench.machines[1].kill_daemon()
     bench.go(60.0)
-    bench.create(2)
+    answers = bench.create(2)
     bench.go(5.0)
     libvirt = bench.machines[2].libvirt
     libvirt.daemon_down()
-    bench.go(1.0)
-    assert libvirt.domain is None and bench.disk.owner.host_id == 1
+    assert answers[0][1] is Outcome.FAILED
+    bench.go(150.0)
+    assert libvirt.domain is not None and libvirt.domain.cpus == "starting"
+    assert bench.disk.owner.host_id == 2
     libvirt.daemon_up()
-    assert libvirt.problem == ""
+    bench.go(1.0)
+    assert libvirt.problem == "" and libvirt.domain is None and bench.disk.owner.host_id == 0
+
+
+def test_a_start_makes_room_where_a_paused_copy_is() -> None:
+    bench = Bench().settle()
+    copy = bench.running(1)
+    bench.machines[1].libvirt.pause("user")
+    assert bench.running(1) is not copy
+    assert not copy.alive
 
 
 def test_a_pause_releases_the_lease_and_another_host_may_start() -> None:

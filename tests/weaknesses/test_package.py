@@ -60,7 +60,13 @@ def test_w53_every_program_that_is_waited_for_has_a_deadline():
 def test_w53_the_daemons_start_no_program_but_the_storage_worker():
     rooms = ("agent.", "broker.", "core.", "hypervisor.", "lease.", "storage.", "config.", "client.")
     users = {name for name, source in modules().items() if name.startswith(rooms) and "subprocess." in source}
-    assert users == {"storage.io_worker"}
+    assert users == {"storage.io_worker", "lease.resource_lock"}
+    # The lock of a change of the configuration: for whoever changes it, which no daemon does.
+    locked = {name for name, source in modules().items() if "lease.resource_lock import" in source}
+    assert locked == {"client.archive_lock"}
+    assert {name for name, source in modules().items() if "client.archive_lock import" in source} == {
+        "client.shared_config"
+    }
 
 
 # --- W-61 -------------------------------------------------------------------------------------------------------------

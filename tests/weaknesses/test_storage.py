@@ -1,4 +1,4 @@
-"""W-30 to W-34: the domain's directory and the configuration archive."""
+"""W-30 to W-34 and W-55: the domain's directory, the configuration archive, the OVF_STORE volumes."""
 
 import io
 import os
@@ -8,9 +8,12 @@ import time
 import pytest
 
 from ovirt_he_ha.storage import archive
-from ovirt_he_ha.storage.archive import MEMBERS, SIZE, ArchiveError, parse_archive, read_archive, write_archive
+from ovirt_he_ha.storage.archive import AREA, MEMBERS, SIZE, ArchiveError, parse_archive, read_archive, write_archive
+from ovirt_he_ha.storage.domain_files import FilesHere
 from ovirt_he_ha.storage.io_process import direct_read
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.ovf_store import OvfStores
+from tests.storage.engine_ovf import write_store
 
 CONTENT = {name: f"content of {name}\n".encode() for name in MEMBERS}
 IMAGE, VOLUME = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
@@ -70,7 +73,7 @@ def test_w32_a_change_reads_the_archive_and_not_the_volume(volume, monkeypatch):
 
     monkeypatch.setattr(archive, "direct_read", counted)
     write_archive(volume, {**CONTENT, "broker.conf": b"new"}, previous=CONTENT)
-    assert set(lengths) == {SIZE}
+    assert set(lengths) == {AREA}  # with the copy that is kept: 56 KiB of 1 GiB
     assert len(lengths) <= 3
 
 
@@ -88,3 +91,11 @@ def test_w34_a_name_within_another_name_is_no_member(missing):
     with pytest.raises(ArchiveError) as caught:
         parse_archive(tar([*names, f"old-{missing}.bak"]))
     assert caught.value.code == "member-missing"
+
+
+@pytest.mark.parametrize("newest", [1, 2])
+def test_w55_of_two_ovf_stores_the_newest_wins_wherever_it_lies(tmp_path, newest):
+    for number in (1, 2):
+        write_store(tmp_path, number, {}, date=f"2026-01-0{2 if number == newest else 1}T00:00:00")
+    first = OvfStores(str(tmp_path)).newest_first(FilesHere())[0]
+    assert f"/{newest:08d}-" in first.path

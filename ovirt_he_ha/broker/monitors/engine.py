@@ -275,6 +275,8 @@ def aged(reading: Reading[EngineFacts], lag: float) -> Reading[EngineFacts]:
     facts, age = reading.value, reading.age
     if facts is None or age is None:
         return reading
+    if facts.exit_age is facts.uptime is facts.paused_for is None:
+        return Reading(facts, age + lag, reading.unknown)  # a host that never had the VM has no clock to move
     later = replace(
         facts,
         exit_age=_later(facts.exit_age, age),

@@ -1,0 +1,67 @@
+"""--get-shared-config, --set-shared-config: one value of this host's configuration, or of what all hosts share."""
+
+import json
+from typing import List, Optional
+
+from ovirt_he_ha.cli.deployment import NOT_DEPLOYED, is_deployed
+from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.waiting import notice
+from ovirt_he_ha.client.shared_config import HE_LOCAL, HE_SHARED, SharedConfig, SharedConfigError
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.storage.archive import ArchiveError
+
+READ_SECONDS = 1.5  # wall: 20 KiB
+WRITE_SECONDS = 20.0  # wall, on storage that answered a moment ago
+_EFFECT = {
+    HE_LOCAL: "This host's daemons read it when they start (systemctl restart ovirt-ha-broker ovirt-ha-agent)",
+    HE_SHARED: "It reaches hosts that are deployed from now on; running ones keep their own file",
+}
+
+
+def get_shared(request: Request) -> int:
+    (key,) = request.words
+    value, kind = _found(_configuration(READ_SECONDS), key, request.value("--type"))
+    if request.json:
+        say(json.dumps({"key": key, "value": value, "type": kind}))
+    else:
+        say(f"\n{key} : {value}, type : {kind}\n")
+    return 0
+
+
+def set_shared(request: Request) -> int:
+    key, value = request.words
+    # What hangs or is refused is known before anything is written.
+    _, kind = _found(_configuration(READ_SECONDS), key, request.value("--type"))
+    with notice("Writing to the shared storage"):
+        try:
+            _configuration(WRITE_SECONDS).set(key, value, kind)
+        except (SharedConfigError, ArchiveError) as error:
+            raise _refused(error) from error
+    if kind in _EFFECT:
+        warn(_EFFECT[kind])
+    return 0
+
+
+def _configuration(seconds: float) -> SharedConfig:
+    paths = HostPaths.from_env()
+    if not is_deployed(paths):
+        raise Refusal("not-deployed", NOT_DEPLOYED, to_stdout=True)
+    return SharedConfig(paths, seconds)
+
+
+def _found(configuration: SharedConfig, key: str, kind: Optional[str]) -> List[str]:
+    try:
+        return configuration.get(key, kind)
+    except KeyError:
+        known = configuration.keys(kind)
+        lines = [f"{key[:80]}: no such key. Expected one of"]
+        lines += [f"{each} : [{', '.join(keys)}]" for each, keys in known.items()]
+        raise Refusal("no-such-key", "\n".join(lines)) from None
+    except (SharedConfigError, ArchiveError) as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> Refusal:
+    code = str(getattr(error, "code", "failed"))
+    hint = ". --type=he_local and --type=ha need no storage" if isinstance(error, ArchiveError) else ""
+    return Refusal(code, f"{error}{hint}")

@@ -1,0 +1,30 @@
+"""One host's command line as a process: it changes shared settings through its own sanlock daemon, as it is told."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from ovirt_he_ha.client import shared_config
+from ovirt_he_ha.config.paths import HostPaths
+
+
+def main():
+    # Every writer here takes the lock, so that no look is needed a second later for one who does not.
+    shared_config.only_ours = lambda paths: True
+    root = sys.argv[1]
+    seconds = float(sys.argv[2])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        key, value, kind = json.loads(line)
+        begin = time.monotonic()
+        try:
+            shared_config.SharedConfig(HostPaths(Path(root)), seconds).set(key, value, kind)
+            answer = "done"
+        except Exception as error:
+            answer = getattr(error, "code", repr(error))
+        print(json.dumps([answer, time.monotonic() - begin]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
