@@ -4,11 +4,12 @@ Rules that other implementations depend on: a VM that is not unknown or down has
 `unknown` (an upstream peer dies of it); the maintenance flag is set only once the VM has left.
 """
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import List, Optional, Tuple
 
-from ovirt_he_ha.core import findings, notes, protection, reasons, safeguards
+from ovirt_he_ha.core import findings, moving, notes, protection, reasons, safeguards
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import own_card
 from ovirt_he_ha.core.model import (
@@ -30,6 +31,8 @@ UNKNOWN = EngineStatus(Vm.UNKNOWN, Health.UNKNOWN, "unknown")
 
 # A countdown that is due now would spin the loop.
 _SHORTEST_WAIT = 0.5
+
+_HOUR, _MINUTE = 3600.0, 60.0
 
 _DOUBTFUL_ID = (LockspaceState.MISMATCH.value, LockspaceState.ID_TAKEN.value)
 
@@ -122,7 +125,7 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     generation = sit.snapshot.leases.own_generation
     lines += [("gen", "" if generation is None else str(generation)), ("version", host.version)]
     lines += safeguards.lines(sit)
-    lines += _bounds(sit.snapshot.leases.io_timeout, sit.snapshot.leases.watchdog)
+    lines += _bounds(sit, d)
     lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
     lines += [("score.zero", card.zero_reason)]
     lines += reasons.published(d.reasons, d.countdowns, sit.now)
@@ -162,10 +165,32 @@ def _memory(sit: Situation) -> str:
     return "" if free is None else str(max(0, free))
 
 
+def _bounds(sit: Situation, d: Draft) -> Tuple[Tuple[str, str], ...]:
+    """Longer by the wait where this host has used up a budget: what is announced is what is held."""
+    budgets, timers = d.carried.budgets, sit.timers
+    return _bound_lines(
+        sit.snapshot.leases.io_timeout,
+        sit.snapshot.leases.watchdog,
+        _until_allowed(sit, budgets.hung_restarts, timers.hung_per_hour),
+        _until_allowed(sit, budgets.moves, timers.moves_per_hour),
+    )
+
+
+def _until_allowed(sit: Situation, spent: Tuple[float, ...], per_hour: int) -> float:
+    """Seconds until one more is allowed, in whole minutes: the slot need not change for less. Infinite: never."""
+    if per_hour == 0:
+        return math.inf
+    recent = moving.recent(sit, spent)
+    if len(recent) < per_hour:
+        return 0.0
+    return math.ceil((recent[-per_hour] + _HOUR - sit.now) / _MINUTE) * _MINUTE
+
+
 @lru_cache(maxsize=4)  # the timeouts are the cluster's
-def _bounds(io_timeout: int, watchdog: int) -> Tuple[Tuple[str, str], ...]:
-    bounds = announced_bounds(io_timeout, watchdog)
-    return tuple((f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in sorted(bounds.items()))
+def _bound_lines(io_timeout: int, watchdog: int, hung: float, moved: float) -> Tuple[Tuple[str, str], ...]:
+    waits = {"hung-engine": hung, "hung-engine-alone": hung, "network-loss": moved}
+    bounds = ((fault, s + waits.get(fault, 0.0)) for fault, s in sorted(announced_bounds(io_timeout, watchdog).items()))
+    return tuple((f"bound.{fault}", f"{seconds:.0f}") for fault, seconds in bounds if seconds < math.inf)
 
 
 # --- the protection meter -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The bounds are those of core/timers.py; what is there (a spare, live migration, 
 which of them holds. Without the guest's own boot.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.core.model import LeaseFacts, Level, Protection
@@ -49,8 +49,9 @@ _TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """``seconds`` from the fault to the VM's start at the latest; None: never, or not known. ``why`` then says why.
-    The VM goes on in ``live`` and ``untouched``: there it is how long the move, or the daemon's absence, may last."""
+    """``seconds`` from the fault to the VM's start at the latest; None: never, or not known. ``why`` says why, also why
+    it takes longer than usual. The VM goes on in ``live`` and ``untouched``: there it is how long the move, or the
+    daemon's absence, may last."""
 
     fault: str
     seconds: Optional[float]
@@ -63,7 +64,8 @@ class Forecast:
 
     @property
     def text(self) -> str:
-        return HOW[self.how].format(why=self.why)
+        text = HOW[self.how].format(why=self.why)
+        return text if self.how in (NOT_RECOVERED, UNKNOWN) or not self.why else f"{text}; {self.why}"
 
 
 def forecasts(protection: Protection, hosts: Sequence[Host], timers: Timers, memory_mib: int = 0) -> List[Forecast]:
@@ -120,10 +122,23 @@ class _Outlook:
             return Forecast(fault, None, UNKNOWN, "oVirt's own agent has the VM")
         startable = host.facts.definition in ("", "ok") and host.facts.watchdog is not False
         if startable:
-            return Forecast(fault, self._bounds[fault], _RESTARTS[fault])
+            return self._with_budget(fault, host, Forecast(fault, self._bounds[fault], _RESTARTS[fault]))
         if self._protection.spares:
             return Forecast(fault, None, UNKNOWN, "it cannot be started again on its host; another one has to")
         return Forecast(fault, None, NOT_RECOVERED, "no host may start it")
+
+    def _with_budget(self, fault: str, host: Host, usual: Forecast) -> Forecast:
+        """Later, or never, where the VM's host has used up what it may do in an hour: it announces so."""
+        record = host.record
+        if record is None or usual.seconds is None or not record.get("bound.vm-crash").isdigit():
+            return usual
+        announced = record.get(f"bound.{fault}")
+        if not announced.isdigit():
+            return Forecast(fault, None, NOT_RECOVERED, "agent.conf of its host allows none in an hour")
+        wait = float(announced) - self._bounds[fault]
+        if wait <= 0:
+            return usual
+        return replace(usual, seconds=usual.seconds + wait, why="as often as may be in an hour already, so not at once")
 
     def _without_spare(self, fault: str) -> Forecast:
         doubted = any(one.code == "no-spare" and one.level is Level.UNKNOWN for one in self._protection.findings)
@@ -138,9 +153,10 @@ class _Outlook:
         return Forecast(fault, self._bounds[fault], how)
 
     def _network(self, fault: str) -> Forecast:
-        if any(self._hosts[one].facts.second_network for one in self._able):
-            return Forecast(fault, LIVE_NETWORK_BOUND, "live-network")
-        return Forecast(fault, NETWORK_BOUND, "cold")
+        live = any(self._hosts[one].facts.second_network for one in self._able)
+        usual = Forecast(fault, LIVE_NETWORK_BOUND, "live-network") if live else Forecast(fault, NETWORK_BOUND, "cold")
+        host = self._hosts.get(self._protection.vm_host)
+        return usual if host is None else self._with_budget(fault, host, usual)
 
     def _planned(self, fault: str) -> Forecast:
         if self._able:

@@ -87,6 +87,7 @@ class Soak:
             "availability": round(1.0 - down / max(1e-9, ended - begun), 4),
             "boot_seconds": round(sum(report.boot_seconds for report in self.reports), 1),
             "worst": worst(self.reports),
+            "worst_announced": worst_announced(self.reports),
             "daemons": self._footprint.trends(),
         }
 
@@ -109,6 +110,21 @@ def worst(reports: Sequence[Report]) -> Optional[Dict[str, Any]]:
         "drill": found.name,
         "measured": round(found.measured, 1),
         "limit": found.limit.seconds,
+        "share": round(share, 3),
+    }
+
+
+def worst_announced(reports: Sequence[Report]) -> Optional[Dict[str, Any]]:
+    """The recovery that came nearest to what the product itself had announced before the fault, or was farthest beyond
+    it."""
+    shares = [(report.measured / report.course.bound, report) for report in reports if report.course.bound]
+    if not shares:
+        return None
+    share, found = max(shares, key=lambda pair: pair[0])
+    return {
+        "drill": found.name,
+        "measured": round(found.measured, 1),
+        "announced": found.course.bound,
         "share": round(share, 3),
     }
 

@@ -267,6 +267,28 @@ def test_the_forecast_of_a_whole_cluster_is_what_is_announced():
     assert (found["planned-move"].seconds, found["planned-move"].how) == (220.0, "live")
 
 
+BOUNDS = {f"bound.{fault}": f"{seconds:.0f}" for fault, seconds in announced_bounds().items()}
+
+
+def test_the_forecast_is_later_where_the_vm_s_host_has_used_up_its_hour():
+    usual = Three().put(1, **BOUNDS).forecast()
+    assert usual == Three().forecast()
+    found = Three().put(1, **{**BOUNDS, "bound.hung-engine": "1320", "bound.network-loss": "690"}).forecast()
+    assert {fault for fault in found if found[fault] != usual[fault]} == {"hung-engine", "network-loss"}
+    assert found["hung-engine"].seconds == 1320.0 and found["hung-engine"].how == usual["hung-engine"].how
+    assert found["network-loss"].seconds == usual["network-loss"].seconds + 600.0
+    assert found["hung-engine"].text != usual["hung-engine"].text
+    # What a spare has used up is no matter.
+    assert Three().put(1, **BOUNDS).put(2, **{**BOUNDS, "bound.hung-engine": "1320"}).forecast() == usual
+
+
+def test_what_the_vm_s_host_never_does_is_not_recovered():
+    rest = {key: text for key, text in BOUNDS.items() if key != "bound.hung-engine"}
+    found = Three().put(1, **rest).forecast()
+    assert (found["hung-engine"].seconds, found["hung-engine"].how) == (None, NOT_RECOVERED)
+    assert found["hung-engine-alone"].seconds == announced_bounds()["hung-engine-alone"]
+
+
 def test_the_forecast_follows_the_slowest_timeouts_and_what_is_there():
     found = Three().put(3, io="20/60").forecast()
     assert found["host-loss"].seconds == announced_bounds(20, 60)["host-loss"]

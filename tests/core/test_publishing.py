@@ -55,6 +55,40 @@ def test_bounds_follow_sanlocks_own_times():
     assert extra(decide(replace(snapshot, leases=leases)))["bound.host-loss"] == "82"
 
 
+@pytest.mark.parametrize(
+    ("spent", "hung", "network"),
+    [
+        ({}, "120", "90"),
+        ({"hung_restarts": (100.0, 200.0)}, "120", "90"),
+        ({"hung_restarts": (4000.0, 100.0, 200.0)}, "120", "90"),  # the oldest is more than an hour ago
+        ({"hung_restarts": (1510.0, 600.0, 300.0)}, "2220", "90"),  # 2,090 s: 35 minutes
+        ({"hung_restarts": (3000.0, 1510.0, 600.0, 300.0)}, "2220", "90"),  # the oldest of the last three
+        ({"moves": (3599.5, 10.0)}, "120", "150"),
+    ],
+)
+def test_a_used_up_budget_is_in_the_bounds(spent, hung, network):
+    """``spent``: seconds ago."""
+    world = World(state=S.ENGINE_UP).runs()
+    world.now += 10_000.0
+    world.budget(**{name: tuple(world.now - ago for ago in sorted(agos, reverse=True)) for name, agos in spent.items()})
+    lines = extra(world.look())
+    assert (lines["bound.hung-engine"], lines["bound.network-loss"]) == (hung, network)
+    alone = announced_bounds()["hung-engine-alone"] + float(hung) - 120.0
+    assert (lines["bound.hung-engine-alone"], lines["bound.vm-crash"]) == (f"{alone:.0f}", "10")
+
+
+def test_what_is_never_done_is_not_announced():
+    from ovirt_he_ha.core.states import decide
+    from ovirt_he_ha.core.timers import Timers
+
+    lines = extra(decide(World(state=S.ENGINE_UP).runs().snapshot(), Timers(hung_per_hour=0, moves_per_hour=0)))
+    assert {key for key in lines if key.startswith("bound.")} == {
+        f"bound.{fault}"
+        for fault in announced_bounds()
+        if fault not in ("hung-engine", "hung-engine-alone", "network-loss")
+    }
+
+
 @pytest.mark.parametrize("vm", [Vm.DOWN, Vm.DOWN_UNEXPECTED, Vm.DOWN_MISSING, Vm.UP])
 @pytest.mark.parametrize("health", list(Health))
 def test_a_known_vm_has_a_health_of_good_or_bad(vm, health):

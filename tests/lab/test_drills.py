@@ -14,7 +14,7 @@ from ovirt_he_ha.lab.drills.drill import Drill, follow_return
 from ovirt_he_ha.lab.drills.report import Course, Limit
 from ovirt_he_ha.lab.drills.stage import NotWhole, Stage
 from ovirt_he_ha.lab.judge import Copy
-from ovirt_he_ha.lab.layout import Lab
+from ovirt_he_ha.lab.layout import Lab, LabError
 from ovirt_he_ha.lab.main import main
 
 OLD = {"pid": 7, "started": 70, "host": 2}
@@ -142,6 +142,40 @@ def test_a_drill_that_does_not_become_whole_again_has_failed(
     assert drill.restored
     assert not report.passed
     assert "h2 publishes nothing" in report.course.problem
+
+
+@pytest.mark.parametrize("announced, comes", [([120.0], True), ([1320.0, 1320.0, 120.0], True), ([None], False)])
+def test_a_drill_waits_until_the_host_may_do_it_again(
+    ground: Tuple[Lab, Write], monkeypatch: pytest.MonkeyPatch, announced: Any, comes: bool
+) -> None:
+    lab, _ = ground
+    stage, left = Stage(lab), list(announced)
+    monkeypatch.setattr(Stage, "engine_host", lambda _: lab.host(2))
+    monkeypatch.setattr(stage, "await_whole", lambda: 0.0)
+    monkeypatch.setattr("ovirt_he_ha.lab.drills.drill.AFTER", 0.0)
+    monkeypatch.setattr("ovirt_he_ha.lab.drills.drill.HOUR", 20.0)
+
+    def promise(fault: str, hosts: Any) -> Any:
+        assert (fault, hosts) == ("hung-engine", [2])
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(stage.board, "promise", promise)
+
+    class Budgeted(Drill):
+        name, bound, limit, budgeted = "budgeted", "hung-engine", Limit(120.0), True
+        runs = 0
+
+        def run(self, stage: Stage) -> Course:
+            self.runs += 1
+            return Course(time.monotonic(), time.monotonic(), True)
+
+    drill = Budgeted()
+    if comes:
+        assert drill.hold(stage).passed and left == [120.0]
+    else:
+        with pytest.raises(LabError):
+            drill.hold(stage)
+    assert drill.runs == int(comes)
 
 
 def test_one_drill_at_a_time(ground: Tuple[Lab, Write]) -> None:

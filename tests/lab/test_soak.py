@@ -1,6 +1,6 @@
 """What a soak concludes; its faults themselves are the drills'."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import pytest
 
@@ -43,8 +43,8 @@ def test_the_time_without_a_page(records: List[Dict[str, Any]], seconds: float) 
     assert soak.unavailable(records, 0.0, 100.0) == seconds
 
 
-def report(name: str, seconds: float, limit: float) -> Report:
-    course = Course(fault_at=100.0, ended_at=100.0 + seconds, recovered=True)
+def report(name: str, seconds: float, limit: float, bound: Optional[float] = None) -> Report:
+    course = Course(fault_at=100.0, ended_at=100.0 + seconds, recovered=True, bound=bound)
     return Report(name, course, Limit(limit, "wall"), Judgement((), False, 0.0), 10.0)
 
 
@@ -52,6 +52,14 @@ def test_the_worst_is_nearest_to_its_limit() -> None:
     assert soak.worst([]) is None
     worst = soak.worst([report("a", 100.0, 160.0), report("b", 9.0, 10.0)])
     assert worst == {"drill": "b", "measured": 9.0, "limit": 10.0, "share": 0.9}
+
+
+def test_the_worst_announced_is_nearest_to_what_the_product_said_itself() -> None:
+    assert soak.worst_announced([report("a", 100.0, 110.0)]) is None
+    worst = soak.worst_announced(
+        [report("a", 100.0, 110.0), report("b", 50.0, 90.0, 60.0), report("c", 9.0, 10.0, 90.0)]
+    )
+    assert worst == {"drill": "b", "measured": 50.0, "announced": 60.0, "share": 0.833}
 
 
 def test_growth_counts_from_the_settled_process() -> None:

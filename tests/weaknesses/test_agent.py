@@ -111,7 +111,7 @@ def test_w50_a_slot_is_cleaned_although_the_broker_has_measured_nothing_yet(monk
     host = Host()
     try:
         monkeypatch.setenv("OVIRT_HE_ROOT", str(host.root))
-        host.facts = type(host.facts)(host_id=1, slots_age=0.0, leases=host.facts.leases)
+        host.facts = type(host.facts)(host_id=1, slots_age=0.0, leases=host.facts.leases, storage=host.facts.storage)
         host.publish(host_record(1, stopped=True))
         host.alive = []
         host.start_broker()

@@ -25,7 +25,7 @@ from tests.cli.world import run as hosted_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ovirt_he_ha"
-ENTRY_POINTS = ("agent.service", "agent.__main__", "broker.service", "cli.main", "client.ha_client")
+ENTRY_POINTS = ("agent.service", "agent.__main__", "broker.service", "cli.main", "cli.reference", "client.ha_client")
 WORKBENCH = ("lab.", "sim.")  # what runs on developers' machines
 
 

@@ -3,6 +3,7 @@
 import time
 from typing import Callable, Optional
 
+from ovirt_he_ha.core.timers import announced_bounds
 from ovirt_he_ha.lab.drills.report import Course, Limit, Report
 from ovirt_he_ha.lab.drills.stage import GUEST_LIMIT, Stage
 from ovirt_he_ha.lab.judge import judge
@@ -12,6 +13,7 @@ from ovirt_he_ha.lab.layout import LabError
 BEFORE = 3.0
 # After the end state: a second copy would show itself.
 AFTER = 3.0
+HOUR = 3600.0 + 120.0  # product seconds: a budget's hour, and what is announced in whole minutes
 
 
 class Drill:
@@ -22,6 +24,7 @@ class Drill:
     about = ""
     bound = ""
     limit = Limit(10.0)
+    budgeted = False  # a host may do so only so often in an hour, and announces a later recovery then
 
     def run(self, stage: Stage) -> Course:
         """Inject the fault and follow it to its end. Raises LabError when it cannot even begin."""
@@ -36,6 +39,8 @@ class Drill:
         stage.await_whole()
         # Who runs the VM must have been proven before the fault.
         stage.wait(lambda: all(stage.world.running.values()), GUEST_LIMIT)
+        if self.budgeted:
+            self._await_budget(stage, say)
         say(f"drill {self.name}: {self.about}")
         try:
             course = self.run(stage)
@@ -50,6 +55,20 @@ class Drill:
             self.restore(stage)
             course.more["whole_again_seconds"] = self._whole_again(stage, course)
         return Report(self.name, course, self.limit, judgement, stage.lab.scale)
+
+    def _await_budget(self, stage: Stage, say: Callable[[str], None]) -> None:
+        """Until the VM's host announces its usual bound. Raises LabError when it does not within its hour."""
+        usual = announced_bounds()[self.bound]
+
+        def promised() -> bool:
+            announced = stage.board.promise(self.bound, [stage.engine_host().host_id])
+            return announced is not None and announced <= usual
+
+        if stage.wait(promised, 0.0) is None:
+            say("waiting for what the VM's host may do in an hour")
+            if stage.wait(promised, stage.wall(HOUR)) is None:
+                raise LabError(f"{stage.engine_host().name} announces no recovery within {usual:g} s")
+        stage.await_whole()
 
     def _whole_again(self, stage: Stage, course: Course) -> Optional[float]:
         try:

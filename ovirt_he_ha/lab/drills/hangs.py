@@ -33,6 +33,8 @@ class PausedVm(Drill):
 class Hung(Drill):
     """``how``: what hangs. The copy has run for its first five minutes before."""
 
+    budgeted = True
+
     def __init__(self, name: str, how: str, about: str, bound: str, limit: float) -> None:
         self.name, self.about, self.bound = name, about, bound
         self.limit = Limit(limit)

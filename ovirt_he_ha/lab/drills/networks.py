@@ -16,6 +16,7 @@ class NetworkLoss(Drill):
     """``second``: the VM's host loses the second network, too, which carries migrations."""
 
     bound = "network-loss"
+    budgeted = True
 
     def __init__(self, name: str, second: bool, about: str, limit: float) -> None:
         self.name, self.about, self.limit = name, about, Limit(limit)
@@ -25,8 +26,7 @@ class NetworkLoss(Drill):
     def run(self, stage: Stage) -> Course:
         host, copy = stage.engine_host(), stage.engine()
         self._cut = host
-        others = [host_id for host_id in stage.powered() if host_id != host.host_id]
-        promise = stage.board.promise(self.bound, others)
+        promise = stage.board.promise(self.bound, [host.host_id])
         fault_at = faults.network_down(host, self._second)
         course = follow_return(stage, fault_at, GUEST_LIMIT + stage.wall(300), promise)
         if course.recovered and course.more.get("host") == host.host_id:
