@@ -1,0 +1,227 @@
+"""``hosted-engine --why`` while things go wrong: what it announces, and what the observer and the ledgers then saw."""
+
+import json
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+
+import pytest
+
+from ovirt_he_ha.core.timers import Timers
+from ovirt_he_ha.lab import cluster, control
+from ovirt_he_ha.lab.layout import Lab, LabHost
+from ovirt_he_ha.lab.testimony import Witness
+
+HeLab = Callable[..., "subprocess.CompletedProcess[str]"]
+EVERY = 0.3  # wall seconds between two questions
+CYCLE = Timers.cycle  # product seconds
+# Wall seconds from the order of a start until its process is there: libvirt and qemu, which no scale makes faster.
+LAUNCH = 2.0
+
+
+class Asked(NamedTuple):
+    """Moments in monotonic wall seconds. ``found`` is empty when there was no answer."""
+
+    began: float
+    ended: float
+    status: int
+    found: Dict[str, Any]
+
+    @property
+    def code(self) -> str:
+        return str(self.found["answer"]["code"])
+
+    @property
+    def text(self) -> str:
+        return str(self.found["answer"]["text"])
+
+
+def ask(host: LabHost, *words: str) -> Asked:
+    began = time.monotonic()
+    done = cluster.inside(
+        host, ["hosted-engine", "--why", "--json", *words], limit=20, capture_output=True, text=True, check=False
+    )
+    ended = time.monotonic()
+    assert done.stdout, done.stderr
+    return Asked(began, ended, done.returncode, json.loads(done.stdout))
+
+
+@contextmanager
+def asking(host: LabHost) -> Iterator[List[Asked]]:
+    """Ask this host again and again."""
+    found: List[Asked] = []
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(EVERY):
+            found.append(ask(host))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.fixture
+def witness(lab: Lab) -> Witness:
+    return Witness(lab.observations)
+
+
+def engine_host(witness: Witness) -> int:
+    assert witness.wait(lambda world: world.healthy and len(world.running) == 1, 90)
+    return witness.world.hosts_running()[0]
+
+
+def another(lab: Lab, host_id: int) -> LabHost:
+    return lab.host(next(each for each in lab.host_ids if each != host_id))
+
+
+def drill(command: HeLab, name: str) -> Dict[str, Any]:
+    done = command("drill", name, "--json", check=False)
+    report: Dict[str, Any] = json.loads(done.stdout)
+    assert report["recovered"], report
+    return report
+
+
+def ordered(lab: Lab, host_id: int, action: str, after: float) -> Optional[float]:
+    """When this host's ledger says that it ordered that, in wall seconds of the machine's clock."""
+    words = ["hosted-engine", "--history", "--json"]
+    done = cluster.inside(lab.host(host_id), words, limit=20, capture_output=True, text=True, check=True)
+    moments = [
+        entry["monotonic"] / lab.scale
+        for entry in json.loads(done.stdout)["entries"]
+        if entry["kind"] == "order" and entry["values"].get("action") == action
+    ]
+    return next((moment for moment in moments if moment > after), None)
+
+
+def starts_with_a_time(asked: List[Asked], before: float) -> List[Asked]:
+    """Answers whose first step is a start at a known time."""
+    return [
+        each
+        for each in asked
+        if each.ended < before and each.found["next"] and each.found["next"][0]["action"] == "start"
+        if each.found["next"][0]["in"] is not None
+    ]
+
+
+def distance(each: Asked, moment: float, scale: float) -> float:
+    """Product seconds by which the moment came after (below 0: before) what was announced. The answer was made while
+    the question ran."""
+    left = each.found["next"][0]["in"] / scale
+    early, late = each.began + left, each.ended + left
+    return (moment - late if moment > late else min(0.0, moment - early)) * scale
+
+
+def test_it_says_where_the_vm_is_and_that_nothing_is_ahead(lab: Lab, witness: Witness) -> None:
+    here = engine_host(witness)
+    for host_id in lab.host_ids:
+        asked = ask(lab.host(host_id))
+        assert (asked.status, asked.code, asked.found["answer"]["host"]) == (0, "runs", here), asked.text
+        assert asked.ended - asked.began < 3.0
+        assert [host["live"] for host in asked.found["hosts"]] == [True] * 3
+        assert asked.found["lease"]["owner"] == here
+    shown = cluster.inside(
+        lab.host(1), ["hosted-engine", "--why"], limit=20, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.isascii() and shown.stdout.startswith("The engine VM runs on host ")
+
+
+def test_a_power_loss_is_announced_with_its_time(lab: Lab, witness: Witness, command: HeLab) -> None:
+    here = engine_host(witness)
+    before = time.monotonic()
+    with asking(another(lab, here)) as asked:
+        drill(command, "host-loss")
+    witness.read()
+    copy = witness.latest()
+    assert copy is not None and copy.host != here
+    moment = ordered(lab, copy.host, "start", before)
+    assert moment is not None
+    announced = starts_with_a_time(asked, moment)
+    assert len(announced) >= 3, [each.text for each in asked]
+    assert {each.found["next"][0]["host"] for each in announced} == {copy.host}, [
+        each.found["next"] for each in announced
+    ]
+    errors = [distance(each, moment, lab.scale) for each in announced]
+    assert max(map(abs, errors)) <= CYCLE, errors
+    appeared = witness.appeared(copy)
+    assert appeared is not None and 0 <= appeared - moment < LAUNCH
+    waiting = announced[0].found["next"][0]
+    assert "lease-held" in waiting["waits"] and "announced bound" in announced[0].text
+
+
+def test_a_killed_sanlock_is_announced(lab: Lab, witness: Witness, command: HeLab) -> None:
+    here = engine_host(witness)
+    before = time.monotonic()
+    with asking(another(lab, here)) as asked:
+        drill(command, "sanlock-kill")
+    witness.read()
+    copy = witness.latest()
+    assert copy is not None and copy.host != here
+    moment = ordered(lab, copy.host, "start", before)
+    assert moment is not None
+    announced = starts_with_a_time(asked, moment)
+    assert announced, [each.text for each in asked]
+    errors = [distance(each, moment, lab.scale) for each in announced]
+    assert max(map(abs, errors)) <= CYCLE, errors
+    # The host without sanlock publishes nothing: its id is not proven. The others say what they wait for.
+    assert all("lease-held" in each.found["next"][0]["waits"] for each in announced)
+    assert f"host {here} (" in announced[0].text or f"of host {here} " in announced[0].text, announced[0].text
+
+
+def test_a_crash_is_followed_by_what_was_said_to_follow(lab: Lab, witness: Witness, command: HeLab) -> None:
+    here = engine_host(witness)
+    peer = another(lab, here)
+    said = ask(peer)
+    on_it = next(host for host in said.found["hosts"] if host["host_id"] == here)
+    assert "vm-crash" in {each["event"] for each in on_it["reactions"]}
+    before = time.monotonic()
+    with asking(peer) as asked:
+        drill(command, "vm-crash")
+    moment = ordered(lab, here, "start", before)
+    assert moment is not None, "it was not restarted where it crashed"
+    after = [each for each in asked if each.began > moment + 2 * CYCLE / lab.scale]
+    assert after, [each.text for each in asked]
+    assert all(
+        each.found["answer"]["host"] == here for each in after if each.code in ("runs", "bad-health", "starting")
+    )
+    witness.read()
+    copy = witness.latest()
+    ran = witness.first_ran(copy) if copy is not None else None
+    last = ask(peer)
+    assert ran is not None and last.code == "runs", last.text
+    assert abs((last.ended - ran) * lab.scale - last.found["answer"]["since"]) <= CYCLE, last.text
+
+
+def test_a_maintenance_is_told_while_it_moves_the_vm(lab: Lab, witness: Witness, command: HeLab) -> None:
+    here = engine_host(witness)
+    with asking(another(lab, here)) as asked:
+        report = drill(command, "migration")
+    there = report["host"]
+    moving = [each for each in asked if each.code == "migrating"]
+    assert moving, [each.text for each in asked]
+    of_it = [host for each in moving for host in each.found["hosts"] if host["host_id"] == here]
+    assert "preparing" in {host["maintenance"]["state"] for host in of_it}
+    assert f"Migrating the VM to host {there}" in {each["text"] for host in of_it for each in host["reasons"]}
+    arrived = [each for each in asked if each.code == "runs" and each.found["answer"]["host"] == there]
+    assert arrived, [each.text for each in asked]
+    assert any("--set-maintenance --mode=none" in text for each in arrived for text in each.found["do"])
+
+
+def test_without_its_broker_a_host_reads_the_volume(lab: Lab, witness: Witness) -> None:
+    here = engine_host(witness)
+    host = another(lab, here)
+    control.call(host.control, "stop", service="broker")
+    try:
+        asked = ask(host)
+    finally:
+        control.call(host.control, "start", service="broker")
+    assert (asked.status, asked.code, asked.found["answer"]["host"]) == (0, "runs", here), asked.text
+    assert asked.found["sources"]["slots"]["from"] == "volume" and asked.ended - asked.began < 3.0
+    ages = {each["host_id"]: each["age"] for each in asked.found["hosts"]}
+    assert ages[here] is not None and ages[here] < 3 * CYCLE
