@@ -1,4 +1,5 @@
-"""--get-shared-config, --set-shared-config: one value of this host's configuration, or of what all hosts share."""
+"""--get-shared-config, --set-shared-config: one value of this host's configuration, or of what all hosts share.
+--restore-shared-config: all of the latter, as it was before its last change."""
 
 import json
 from typing import List, Optional
@@ -8,7 +9,7 @@ from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.cli.waiting import notice
 from ovirt_he_ha.client.shared_config import HE_LOCAL, HE_SHARED, SharedConfig, SharedConfigError
 from ovirt_he_ha.config.paths import HostPaths
-from ovirt_he_ha.storage.archive import ArchiveError
+from ovirt_he_ha.storage.archive import DAMAGED, ArchiveError
 
 READ_SECONDS = 1.5  # wall: 20 KiB
 WRITE_SECONDS = 20.0  # wall, on storage that answered a moment ago
@@ -39,6 +40,26 @@ def set_shared(request: Request) -> int:
             raise _refused(error) from error
     if kind in _EFFECT:
         warn(_EFFECT[kind])
+    return 0
+
+
+def restore_shared(request: Request) -> int:
+    # What hangs is known before anything is written; what can be read and is no archive is what shall be mended.
+    try:
+        _configuration(READ_SECONDS).keys(HE_SHARED)
+    except ArchiveError as error:
+        if error.code not in DAMAGED:
+            raise _refused(error) from error
+    with notice("Writing to the shared storage"):
+        try:
+            differing = _configuration(WRITE_SECONDS).restore(force=request.has("--force"))
+        except (SharedConfigError, ArchiveError) as error:
+            hint = ". --force puts it back nevertheless" if getattr(error, "code", "") == "superseded" else ""
+            raise Refusal(str(error.code), f"{error}{hint}") from error
+    if request.json:
+        say(json.dumps({"restored": list(differing)}))
+    else:
+        say(f"As it was before the last change again: {', '.join(differing) or 'nothing differed'}")
     return 0
 
 

@@ -161,6 +161,15 @@ VERBS: Dict[str, Verb] = {
         "Prints nothing on standard output.",
         words="key value",
     ),
+    "--restore-shared-config": Verb(
+        "configuration",
+        "restore_shared",
+        {"--force": FLAG, "--json": FLAG},
+        "put the shared configuration back as it was before its last change",
+        "All of it: hosted-engine.conf for new hosts, notifications, the VM's first definition. Prints which of them\n"
+        "differed. Asked again, it undoes itself. Refused if an oVirt tool, which keeps no copy, changed something\n"
+        "since: --force loses that change as well.",
+    ),
     "--connect-storage": Verb(
         "storage",
         "connect",

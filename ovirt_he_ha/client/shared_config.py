@@ -9,7 +9,7 @@ import configparser
 import io
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.client.archive_lock import ArchiveLock, only_ours
 from ovirt_he_ha.client.bounded_volume import BoundedVolume
@@ -26,7 +26,7 @@ from ovirt_he_ha.config.files import (
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError, read_text
-from ovirt_he_ha.storage.archive import read_archive, write_archive
+from ovirt_he_ha.storage.archive import read_archive, restore_previous, write_archive
 from ovirt_he_ha.storage.local import LocalDomain
 
 HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "vm"
@@ -72,6 +72,13 @@ class SharedConfig:
         with _Call(self._paths, self._seconds) as call:
             call.set(key, value, kind)
 
+    def restore(self, force: bool = False) -> Tuple[str, ...]:
+        """Put the configuration volume back as it was before the last change (the whole archive, with ``vm.conf``):
+        the names of the members that differ now. A second call undoes the first. Waits for other hosts, and raises,
+        like ``set``; ArchiveError ``no-copy`` and ``superseded`` too, the latter not with ``force``."""
+        with _Call(self._paths, self._seconds) as call:
+            return call.restore(force)
+
     def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
         """``{type: keys}``, the optional ones included; nothing for the read-only type. Raises SharedConfigError,
         ConfigError, ArchiveError."""
@@ -101,10 +108,13 @@ class _Call:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._volume is not None:
-            self._volume.__exit__(*exc)
-        if self._lock is not None:
-            self._lock.release(self._volume.late_writers() if self._volume is not None else ())
+        late_writers = self._volume.late_writers() if self._volume is not None else ()
+        try:
+            if self._lock is not None:
+                self._lock.release(late_writers)
+        finally:
+            if self._volume is not None:
+                self._volume.__exit__(*exc)
 
     def get(self, key: str, kind: Optional[str]) -> List[str]:
         found = self._type_of(key, kind)
@@ -119,6 +129,15 @@ class _Call:
         {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}[found](
             _named(found, key), value
         )
+
+    def restore(self, force: bool) -> Tuple[str, ...]:
+        self._lock = ArchiveLock(self._conf(), self._opened(), self._seconds / 2)
+        self._enter()
+        before, after = restore_previous(self._opened(), self._lock.check, force)
+        differing = tuple(name for name in sorted(after) if before.get(name) != after[name])
+        if "broker.conf" in differing:
+            atomic_write(self._paths.broker_conf, after["broker.conf"])
+        return differing
 
     def _enter(self) -> None:
         """From here on nobody else changes the archive: what was read before is read again."""

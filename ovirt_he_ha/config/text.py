@@ -79,10 +79,12 @@ def _new_file(target: str) -> Tuple[int, str]:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.path.join(directory, f".{name}.*"))
 
 
-def atomic_write(path: PathLike, data: bytes, mode: Optional[int] = None) -> None:
+def atomic_write(path: PathLike, data: bytes, mode: Optional[int] = None, durable: bool = True) -> None:
     """Replace a file as a whole: new file beside it, fsync, rename, fsync of the directory. Without ``mode`` the old
     file's mode is kept (0644 for a new one). Owner and group are kept as far as we may; a new file that root writes
-    gets those of the directory. Raises OSError; the old content is untouched then."""
+    gets those of the directory. Not ``durable``: without the two fsyncs (each may wait for everything else that the
+    disk has to write), for a file that a power loss takes with it anyway, as those below /run; readers see the old
+    content or the new one all the same. Raises OSError; the old content is untouched then."""
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     handle, temporary = _new_file(target)
@@ -91,13 +93,16 @@ def atomic_write(path: PathLike, data: bytes, mode: Optional[int] = None) -> Non
             _dress(file.fileno(), target, directory, mode)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, error.strerror, target) from error  # a write that fails names no file itself
         raise
+    if not durable:
+        return
     directory_handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory_handle)

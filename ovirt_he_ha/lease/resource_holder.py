@@ -112,4 +112,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # what it says is flushed, and whoever waits for its end should not wait for the interpreter's

@@ -6,9 +6,9 @@ The engine reads exactly that size, so nothing else may be written. All five mem
 import os
 import time
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Optional, Protocol, Union
+from typing import Callable, Dict, Mapping, Optional, Protocol, Tuple, Union
 
-from ovirt_he_ha.storage.archive_journal import AREA, JOURNAL, SIZE, entry, previous_copy, whole
+from ovirt_he_ha.storage.archive_journal import AREA, JOURNAL, SIZE, entry, previous_copy, whole, written_over
 from ovirt_he_ha.storage.io_process import IoFailure, direct_read, direct_write
 from ovirt_he_ha.storage.tar import BLOCK, TarDamage, header, is_header, member, padded
 
@@ -17,6 +17,8 @@ __all__ = ["AREA", "SIZE"]
 MEMBERS = ("version", "fhanswers.conf", "hosted-engine.conf", "broker.conf", "vm.conf")
 END = 2 * BLOCK  # two blocks of zeros end a tar archive
 CAPACITY = SIZE - END - len(MEMBERS) * BLOCK  # 16,896 bytes of content, each member rounded up to 512
+
+DAMAGED = ("empty", "not-an-archive", "truncated", "member-missing")  # codes of what can be read and is no archive
 
 PathLike = Union[str, Path]
 
@@ -52,8 +54,9 @@ Place = Union[PathLike, ArchiveBytes]
 
 
 class ArchiveError(Exception):
-    """``code``: ``empty``, ``not-an-archive``, ``member-missing``, ``too-large``, ``changed``, ``not-written``,
-    ``late-write`` (given up: it may still arrive), ``no-copy``, ``lock`` (who else may change it is not known: see the
+    """``code``: ``empty``, ``not-an-archive``, ``truncated`` (it goes on where 20,480 bytes end), ``member-missing``,
+    ``too-large``, ``changed``, ``not-written``, ``late-write`` (given up: it may still arrive), ``no-copy``,
+    ``superseded`` (by a writer that keeps no copy), ``lock`` (who else may change it is not known: see the
     detail), or that of the failed access (``missing``, ``no-access``,
     ``too-small``, ``overdue``, ...)."""
 
@@ -127,16 +130,32 @@ def _keep(volume: ArchiveBytes, stored: bytes, present: bytes, data: bytes) -> N
         volume.write(entry(present, data), JOURNAL)
 
 
-def restore_previous(place: Place, still: Callable[[], None] = lambda: None) -> Dict[str, bytes]:
-    """Put back what was there before the last change of ours, and return it. Raises ArchiveError; ``no-copy``: none is
-    kept."""
+def restore_previous(
+    place: Place, still: Callable[[], None] = lambda: None, force: bool = False
+) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:
+    """Put back what was there before the last change of ours, which is kept in its turn: a second call undoes the
+    first. What is there now (nothing if it is no archive), and what was put back. Raises ArchiveError; ``no-copy``:
+    none is kept; ``superseded``: somebody who keeps no copy changed the archive since, and that would be lost, too;
+    with ``force`` it is."""
     volume = _opened(place)
-    kept = previous_copy(_stored(volume))
+    stored = _stored(volume)
+    kept = previous_copy(stored)
     if kept is None:
         raise ArchiveError("no-copy", "no earlier copy is kept on the volume: write it again from a host", volume.path)
     members = _located(volume.path, kept)
+    try:
+        present = parse_archive(whole(stored))
+    except ArchiveError:
+        present = {}
+    if present and written_over(stored) and not force:
+        raise ArchiveError(
+            "superseded",
+            "the kept copy is older than a change by a host that keeps none (oVirt's own tools): that change would be "
+            "lost as well",
+            volume.path,
+        )
     write_archive(volume, {name: members[name] for name in MEMBERS}, force=True, still=still)
-    return members
+    return present, members
 
 
 def _opened(place: Place) -> ArchiveBytes:
@@ -217,6 +236,10 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
     return b"".join(parts).ljust(SIZE, b"\0")
 
 
+def _shown(name: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in name[:40])
+
+
 def parse_archive(data: bytes) -> Dict[str, bytes]:
     """The files in any 20,480 bytes. Members in any order, of any tar dialect; later ones win. Raises ArchiveError if
     it is no archive or one of the five is missing; never anything else."""
@@ -234,7 +257,11 @@ def parse_archive(data: bytes) -> Dict[str, bytes]:
             raise ArchiveError("not-an-archive", str(damage)) from None
         content = data[position + BLOCK : position + BLOCK + size]
         if len(content) < size:
-            raise ArchiveError("not-an-archive", f"the member at offset {position} is cut off")
+            raise ArchiveError(
+                "truncated",
+                f"{_shown(name)} is cut off after {len(content)} of {size} bytes: whoever wrote it put in more than "
+                f"the {SIZE} bytes of the archive take; write it again from a host that has a copy, with less content",
+            )
         if is_file:
             found[name] = content
         position += BLOCK + padded(size)

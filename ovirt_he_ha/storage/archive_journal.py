@@ -58,5 +58,21 @@ def whole(data: bytes) -> bytes:
     return old if stale else present
 
 
+def written_over(data: bytes) -> bool:
+    """Whether what stands there is of a writer that knows nothing of the journal: neither what the last change put
+    there, whole or cut off, nor what was before it."""
+    present = data[:SIZE]
+    return (
+        previous_copy(data) is not None
+        and whole(data) == present
+        and not _is_last(data)
+        and present != data[AREA - SIZE : AREA]
+    )
+
+
+def _is_last(data: bytes) -> bool:
+    return tuple(_sums(data[:SIZE])) == _HEAD.unpack_from(data, JOURNAL)[3:]
+
+
 def _sums(archive: bytes) -> List[int]:
     return [zlib.crc32(archive[at : at + SECTOR]) for at in range(0, SIZE, SECTOR)]

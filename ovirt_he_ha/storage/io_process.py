@@ -1,7 +1,8 @@
 """Direct I/O on one volume, and the process that does it for a daemon.
 
-This file is run by its path, isolated and without site packages: it starts in about 20 ms and needs 10 MB, so that a
-hung one can be replaced within a deadline. Therefore it imports nothing but the standard library.
+This file is run by its path, isolated and without site packages: it starts in 12 ms and needs 9 MB, so that a hung one
+can be replaced within a deadline, and one can be had for a single access. Therefore it imports next to nothing: typing,
+socket, signal and collections alone took 17 ms more.
 
 The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
 
@@ -13,16 +14,20 @@ The process speaks over the inherited stream socket whose number is its first ar
 It ends when the other end of the socket is closed, so it never outlives the daemon by more than one I/O.
 """
 
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # what the module signal wraps in enumerations
 import errno
 import fcntl
 import mmap
 import os
-import signal
-import socket
 import stat
 import struct
 import sys
-from typing import NamedTuple, Optional, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
@@ -66,7 +71,7 @@ class IoFailure(Exception):
         self.error = error
 
     @classmethod
-    def of(cls, error: OSError) -> "IoFailure":
+    def of(cls, error: OSError) -> IoFailure:
         return cls(_CODES.get(error.errno or 0, "io"), error.errno or 0)
 
 
@@ -165,14 +170,25 @@ def probe(path: str) -> Tuple[int, int, bool]:
         os.close(handle)
 
 
-class VolumeLook(NamedTuple):
+class VolumeLook:
     """``refusal``: empty if it can be written, else the code that says why not, with ``error`` as its errno."""
 
-    size: int
-    sector_size: int
-    is_device: bool
-    refusal: str = ""
-    error: int = 0
+    __slots__ = ("error", "is_device", "refusal", "sector_size", "size")
+
+    def __init__(self, size: int, sector_size: int, is_device: bool, refusal: str = "", error: int = 0) -> None:
+        self.size = size
+        self.sector_size = sector_size
+        self.is_device = is_device
+        self.refusal = refusal
+        self.error = error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VolumeLook) and all(getattr(self, each) == getattr(other, each) for each in _LOOK)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_LOOK = VolumeLook.__slots__
 
 
 def look(path: str) -> VolumeLook:
@@ -239,7 +255,7 @@ def names(path: str) -> bytes:
     return found
 
 
-def serve(connection: socket.socket, path: str) -> None:
+def serve(connection: int, path: str) -> None:
     """Answer requests until the other end is closed."""
     while True:
         head = receive(connection, REQUEST.size)
@@ -254,7 +270,14 @@ def serve(connection: socket.socket, path: str) -> None:
             data = _perform(path, operation, offset, length, body)
         except IoFailure as failure:
             code, error = failure.code, failure.error
-        connection.sendall(ANSWER.pack(len(code), error, len(data)) + code.encode() + data)
+        _send(connection, ANSWER.pack(len(code), error, len(data)) + code.encode() + data)
+
+
+def _send(connection: int, data: bytes) -> None:
+    with memoryview(data) as rest:
+        done = 0
+        while done < len(data):
+            done += os.write(connection, rest[done:])
 
 
 def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes) -> bytes:
@@ -277,7 +300,8 @@ def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes)
 def _perform_elsewhere(path: str, operation: bytes) -> bytes:
     if operation == LOOK:
         found = look(path)
-        return FACTS.pack(*found[:3]) + struct.pack("!i", found.error) + found.refusal.encode()
+        facts = FACTS.pack(found.size, found.sector_size, found.is_device)
+        return facts + struct.pack("!i", found.error) + found.refusal.encode()
     if operation == TEXT:
         return text(path)
     if operation == NAMES:
@@ -292,11 +316,11 @@ def _another(body: bytes, offset: int) -> bytes:
     return direct_read(os.fsdecode(body[COUNT.size :]), offset, count)
 
 
-def receive(connection: socket.socket, count: int) -> Optional[bytes]:
+def receive(connection: int, count: int) -> Optional[bytes]:
     """Exactly ``count`` bytes; None if the other end was closed before."""
     parts = bytearray()
     while len(parts) < count:
-        part = connection.recv(min(count - len(parts), BUFFER))
+        part = os.read(connection, min(count - len(parts), BUFFER))
         if not part:
             return None
         parts += part
@@ -305,15 +329,14 @@ def receive(connection: socket.socket, count: int) -> Optional[bytes]:
 
 def main() -> int:
     # Signals for the daemon's whole group are not for us: its final record is still to be written.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as connection:
-        try:
-            serve(connection, sys.argv[2])
-        except (BrokenPipeError, ConnectionResetError):
-            return 0  # the daemon went away while we were busy
+    for each in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(each, _signal.SIG_IGN)
+    try:
+        serve(int(sys.argv[1]), sys.argv[2])
+    except (BrokenPipeError, ConnectionResetError):
+        return 0  # the daemon went away while we were busy
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # there is nothing to tidy up; the interpreter's own end would take 3 ms, and a command waits

@@ -232,7 +232,7 @@ def test_no_definition_is_half_written(bench: Bench, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.replace", full)
     source = refreshed(bench)
     assert source.current.memory_mib == 1024
     assert bench.effective.read_text() == text

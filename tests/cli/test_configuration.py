@@ -154,3 +154,54 @@ def test_storage_that_hangs_stops_only_what_needs_it(shared: World, monkeypatch:
         ran = run(*words)
         assert ran.status == 1 and "--type=he_local" in ran.err
     assert run("--set-shared-config", "gateway", "192.0.2.1", "--type=he_local").status == 0
+
+
+def changed(host: World) -> Dict[str, bytes]:
+    """The archive, after a change whose copy is kept."""
+    assert run("--set-shared-config", "console", "qxl", "--type=he_shared").status == 0
+    assert run("--set-shared-config", "email.smtp-port", "26").status == 0
+    return read_archive(str(archive_of(host)))
+
+
+def test_restore_undoes_the_last_change_and_itself(shared: World) -> None:
+    after = changed(shared)
+    ran = run("--restore-shared-config")
+    assert (ran.status, ran.err) == (0, "")
+    assert "broker.conf" in ran.out and "hosted-engine.conf" not in ran.out
+    back = read_archive(str(archive_of(shared)))
+    assert back == {**after, "broker.conf": back["broker.conf"]}
+    assert b"smtp-port=25" in back["broker.conf"]
+    assert shared.paths.broker_conf.read_bytes() == back["broker.conf"]  # what this host's broker reads
+    assert run("--restore-shared-config", "--json").json == {"restored": ["broker.conf"]}
+    assert read_archive(str(archive_of(shared))) == after
+
+
+def test_restore_loses_no_change_of_a_tool_without_a_copy_unasked(shared: World) -> None:
+    changed(shared)
+    path = archive_of(shared)
+    theirs = build_archive({**MEMBERS, "version": b"theirs"})
+    with path.open("r+b") as file:
+        file.write(theirs)
+    ran = run("--restore-shared-config")
+    assert (ran.status, ran.out) == (1, "") and "--force" in ran.err
+    assert path.read_bytes().startswith(theirs)
+    assert run("--restore-shared-config", "--force").status == 0
+    assert read_archive(str(path))["version"] == b"0.1.0"
+
+
+@pytest.mark.parametrize("damage", [bytes(512), b"\xff" * 20480])
+def test_restore_mends_a_destroyed_archive(shared: World, damage: bytes) -> None:
+    changed(shared)
+    with archive_of(shared).open("r+b") as file:
+        file.write(damage)
+    assert run("--get-shared-config", "console").status == 1
+    ran = run("--restore-shared-config")
+    assert (ran.status, ran.err) == (0, "")
+    assert read_archive(str(archive_of(shared)))["vm.conf"] == MEMBERS["vm.conf"]
+
+
+def test_restore_without_a_copy(shared: World) -> None:
+    before = archive_of(shared).read_bytes()
+    ran = run("--restore-shared-config", "--json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "no-copy")
+    assert archive_of(shared).read_bytes() == before

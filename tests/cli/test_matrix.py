@@ -131,6 +131,7 @@ TABLE = (
     row("--set-shared-config console qxl",     "1 out,  1 out,  0 err,  1 err,  0 err,  0 err"),
     row("--set-shared-config local_maintenance 1",
                                                "1 out,  1 out,  0 -,    1 err,  0 -,    0 -"),
+    row("--restore-shared-config",             "1 out,  1 out,  1 err,  1 err,  1 err,  1 err"),
     row("--clean-metadata",                    "1 out,  1 out,  1 err,  1 err,  1 err,  1 err"),
     row("--clean-metadata --host-id=3",        "1 out,  1 out,  1 err,  1 err,  0 out,  0 out"),
     row("--clean-metadata --host-id=9",        "1 out,  1 out,  1 err,  1 err,  0 out,  0 out"),

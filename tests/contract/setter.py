@@ -19,8 +19,12 @@ def main():
         key, value, kind = json.loads(line)
         begin = time.monotonic()
         try:
-            shared_config.SharedConfig(HostPaths(Path(root)), seconds).set(key, value, kind)
+            config = shared_config.SharedConfig(HostPaths(Path(root)), seconds)
             answer = "done"
+            if kind == "restore":
+                answer = " ".join(config.restore())
+            else:
+                config.set(key, value, kind)
         except Exception as error:
             answer = getattr(error, "code", repr(error))
         print(json.dumps([answer, time.monotonic() - begin]), flush=True)

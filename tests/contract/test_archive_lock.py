@@ -192,6 +192,23 @@ def test_a_change_waits_for_the_other_hosts(house):
     assert house.value("gateway", "he_shared") == "2"
 
 
+def test_restoring_the_copy_waits_for_the_other_hosts_too(house):
+    house.join(1, 2)
+    house.format()
+    one, two = house.setter(1), house.setter(2, 2.0)
+    assert one.set("gateway", "1", "he_shared") == "done"
+    holder = hold(house, 1)
+    try:
+        assert two.set("", "", "restore") == "lock-held"
+        assert house.value("gateway", "he_shared") == "1"
+    finally:
+        holder.communicate(b"release\n", timeout=20)
+    assert two.set("", "", "restore") == "hosted-engine.conf"
+    assert house.value("gateway", "he_shared") == "0"
+    assert one.set("tcp_t_address", "3", "he_shared") == "done"
+    assert house.owners() == []
+
+
 def hold(house, number):
     """The lock, held by a process of a host that does nothing with it."""
     import sanlock

@@ -67,7 +67,7 @@ def await_whole(lab: Lab, host: LabHost) -> Reading:
 def without_lease(vm_conf: str) -> str:
     first, rest = vm_conf.split("\n", 1)
     name, _, encoded = first.partition("=")
-    xml = base64.b64decode(encoded).decode()
+    xml = str(base64.b64decode(encoded), "utf-8")
     assert name == "xmlBase64" and xml.count("<lease>") == 1
     cut = xml[: xml.index("<lease>")] + xml[xml.index("</lease>") + len("</lease>") :]
     return f"{name}={base64.b64encode(cut.encode()).decode()}\n{rest}"

@@ -66,9 +66,9 @@ def test_the_copy_before_the_last_change_is_kept():
     assert made.written == [(JOURNAL, HEAD + SIZE), (0, SIZE)]
     assert parse_archive(previous_copy(made.read(AREA))) == OLD
     assert read_archive(made) == NEW
-    assert restore_previous(made) == OLD
+    assert restore_previous(made) == (NEW, OLD)
     assert read_archive(made) == OLD
-    assert restore_previous(made) == NEW
+    assert restore_previous(made) == (OLD, NEW)
 
 
 def test_nothing_is_kept_of_an_empty_volume_or_beside_a_small_one():
@@ -82,6 +82,37 @@ def test_nothing_is_kept_of_an_empty_volume_or_beside_a_small_one():
         with pytest.raises(ArchiveError) as error:
             restore_previous(each)
         assert error.value.code == "no-copy"
+
+
+def test_a_change_that_kept_no_copy_is_not_lost_unasked():
+    made = volume()
+    write_archive(made, NEW)
+    made.data[:SIZE] = build_archive(THIRD)  # a writer that knows no journal
+    before = bytes(made.data)
+    with pytest.raises(ArchiveError) as error:
+        restore_previous(made)
+    assert (error.value.code, bytes(made.data)) == ("superseded", before)
+    assert restore_previous(made, force=True) == (THIRD, OLD)
+    assert restore_previous(made) == (OLD, THIRD)  # nor is it lost then
+
+
+@pytest.mark.parametrize("damage", [bytes(SIZE), b"\xff" * SIZE, build_archive(NEW)[:4096].ljust(SIZE, b"x")])
+def test_a_destroyed_archive_is_put_back_without_force(damage):
+    made = volume()
+    write_archive(made, NEW)
+    made.data[:SIZE] = damage
+    assert restore_previous(made) == ({}, OLD)
+    assert read_archive(made) == OLD
+
+
+def test_a_change_that_was_cut_off_is_undone_for_good():
+    made = volume(sectors=(HEAD + SIZE) // SECTOR + 4)
+    with contextlib.suppress(PowerLoss):
+        write_archive(made, NEW)
+    made.sectors = 1 << 20
+    assert read_archive(made) == OLD
+    assert restore_previous(made) == (OLD, OLD)
+    assert parse_archive(bytes(made.data[:SIZE])) == OLD
 
 
 @pytest.mark.parametrize("sectors", range((HEAD + 2 * SIZE) // SECTOR + 1))
