@@ -91,8 +91,8 @@ def _text(link: Link) -> str:
 _GUARD_CODES = tuple(code for code in reasons.REASONS if code.startswith("guard-"))
 _GUARD_STATES = ("blind", "guarded", "killing", "starting", "suspended", "threatened", "unverified")
 _ZEROES = (
-    *fitness._ZERO_IN_STATE.values(), "definition", "lease-unset", "local-maintenance-unknown", "lockspace",
-    "reset-pending", score.TOO_MANY_RETRIES, "too-new", "unfenced",
+    *fitness._ZERO_IN_STATE.values(), "definition", "lease-held", "lease-unset", "local-maintenance-unknown",
+    "lockspace", "reset-pending", score.TOO_MANY_RETRIES, "too-new", "unfenced",
 )  # fmt: skip
 _PENALTIES = (score.NETWORK, score.BRIDGE, score.CPU_LOAD, score.MEMORY, score.RETRIES)
 _PROBLEMS = _codes((guards, moving, publishing, running, starting, stopping), "problem")
@@ -160,6 +160,11 @@ class Coverage:
 
     def note(self, what: str, item: str) -> None:
         self.seen[what, item] = self.seen.get((what, item), 0) + 1
+
+    def add(self, seen: Mapping[Tuple[str, str], int]) -> None:
+        """What another one has seen."""
+        for key, times in seen.items():
+            self.seen[key] = self.seen.get(key, 0) + times
 
     # --- watching ----------------------------------------------------------------------------------------------------
 

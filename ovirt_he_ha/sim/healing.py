@@ -1,5 +1,7 @@
 """All faults of a host end at once: the story's last chapter, after which the engine has to come back."""
 
+from dataclasses import replace
+
 from ovirt_he_ha.config.files import HaConf
 from ovirt_he_ha.core.model import GLOBAL_SLOT
 from ovirt_he_ha.core.slot import decode_global
@@ -9,7 +11,7 @@ from ovirt_he_ha.sim.host import Host
 from ovirt_he_ha.sim.hypervisor import Flow
 from ovirt_he_ha.sim.probes import Conditions
 from ovirt_he_ha.sim.upstream_machine import UpstreamMachine
-from ovirt_he_ha.sim.volume import Trouble
+from ovirt_he_ha.sim.volume import BLANK, Trouble
 from ovirt_he_ha.sim.world import World
 
 LOOK_EVERY = 20.0  # seconds between two looks whether the flag has stayed off
@@ -25,11 +27,20 @@ def heal(target: Target) -> Mend:
     _configuration(world, host)
     _hypervisor(host)
     _daemons(host)
+    _clean(world)
     ours = [each for each in world.hosts.values() if not (isinstance(each, UpstreamMachine) and each.upstream)]
     if ours and host is ours[0]:
         set_global(target, False)
         _look_again(target, LOOKS)
     return None
+
+
+def _clean(world: World) -> None:
+    """Noise in a slot ends oVirt's brokers until somebody blanks it."""
+    for number, data in sorted(world.volume.slots.items()):
+        if not data.isascii():
+            world.note(0, f"operator: slot {number} blanked")
+            world.volume.put(0, number, BLANK)
 
 
 def _look_again(target: Target, looks: int) -> None:
@@ -83,6 +94,10 @@ def _daemons(host: Host) -> None:
     daemon = host.sanlock_daemon
     if daemon is not None:
         daemon.hung_until = 0
+    if not host.fenced and host.world.spec.each.get(host.number, {}).get("watchdog", True):
+        host.spec = replace(host.spec, watchdog=True)
+        host.reset("reset, to have its watchdog again")
+        return
     host.start_sanlock()
     host.start_broker()
     host.start_agent()

@@ -175,10 +175,12 @@ class Host:
     # --- watchdog ----------------------------------------------------------------------------------------------------
 
     def arm_watchdog(self, space: Space) -> None:
-        renewed = space.renewed
+        renewed, generation = space.renewed, space.generation
         latest = renewed + self.world.disk.dead_after
         if space.name == self.lease_space:
-            self.timeline.at(latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed))
+            self.timeline.at(
+                latest + ns(0.5), lambda: self.world.invariants.lease_must_be_over(self, renewed, generation)
+            )
         if not self.fenced:
             return
         moment = latest - ns(KEEPALIVE * self.random.random())

@@ -154,8 +154,9 @@ class Invariants:
             if copy.cpus == Cpus.RUNNING and copy.lease[1] != generation:
                 self.violate("rejoined", host.number, f"process {copy.pid} has the lease of {copy.lease[1]}")
 
-    def lease_must_be_over(self, host: "Host", renewed: int) -> None:
-        """``8 io + watchdog`` after a renewal that was the last: others may start from now on."""
+    def lease_must_be_over(self, host: "Host", renewed: int, generation: int) -> None:
+        """``8 io + watchdog`` after the last renewal of this generation: others may start from now on. A copy
+        that got its lease under a later one has a time of its own."""
         daemon = host.sanlock()
         space = None if daemon is None else daemon.spaces.get(host.lease_space)
         if space is not None and space.held and space.renewed > renewed:
@@ -163,8 +164,11 @@ class Invariants:
         else:
             known = set()
         for copy in host.libvirt.processes() if host.power and not host.stunned else []:
-            if copy.cpus == Cpus.RUNNING and copy.pid not in known and copy not in self._woken:
+            if self._outlives(copy, generation) and copy.pid not in known:
                 self.violate("outlived-lease", host.number, f"process {copy.pid} runs, last renewal {stamp(renewed)} s")
+
+    def _outlives(self, copy: Copy, generation: int) -> bool:
+        return copy.cpus == Cpus.RUNNING and copy.lease[1] <= generation and copy not in self._woken
 
     # --- slots -------------------------------------------------------------------------------------------------------
 

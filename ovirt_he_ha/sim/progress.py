@@ -102,7 +102,7 @@ def able(host: "Host", rests: bool = False) -> bool:
         and not host.definition_problem
         and host.conditions.network == 1.0
         and not host.conditions.unknown
-        and (host.spec.watchdog or host.allow_unfenced)
+        and ((host.fenced and host.spec.watchdog) or host.allow_unfenced)
         and host.conf_id == host.number
         and trouble == type(trouble)()
     )

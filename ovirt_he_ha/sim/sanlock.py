@@ -190,9 +190,10 @@ class Sanlock:
             del self.spaces[space.name]
             done(SanlockCode(-262, "add_lockspace", "Sanlock host id is busy"))
         else:
-            self._after(2 * self.io + 1, lambda: self._joined(space, done))
+            self._after(2 * self.io + 1, lambda: self._joined(space, done, renewed))
 
-    def _joined(self, space: Space, done: Callable[[Optional[SanlockCode]], None]) -> None:
+    def _joined(self, space: Space, done: Callable[[Optional[SanlockCode]], None], dead: int = 0) -> None:
+        """``dead``: the last renewal of the one who had the id, and must be dead."""
         if self._gone(space):
             done(SanlockCode(-268, "add_lockspace", "removed"))
             return
@@ -202,6 +203,10 @@ class Sanlock:
             return
         ids = self.disk.space(space.name)
         before = ids.get(space.host_id)
+        if before is not None and before.name != self.name and before.renewed not in (0, dead):
+            # Two joined at the same time: the second look shows who wrote first.
+            self._watch_foreign(space, before.renewed, self.timeline.now, done)
+            return
         space.generation = before.generation + 1 if before is not None else 1
         ids[space.host_id] = DeltaLease(self.name, space.generation, max(1, self.timeline.now))
         space.held = True
