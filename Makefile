@@ -3,15 +3,16 @@ PYTHON = /usr/bin/python3
 COMPILED = ovirt_he_ha tests -name __pycache__ -type d -prune -exec rm -rf {} +
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help install check fast bench swarm lab lab-down soak clean
+.PHONY: help install check fast bench swarm mutations lab lab-down soak clean
 
 help:
 	@echo "make lab       three hosts on this machine: the engine is killed and comes back; they stay up"
 	@echo "make lab-down  remove the lab"
 	@echo "make soak      an hour of random faults in a lab of its own (MINUTES=, SEED=)"
 	@echo "make check     everything CI runs"
-	@echo "make fast      the part of it that needs no lab (about a minute)"
+	@echo "make fast      the part of it that needs no lab (some minutes)"
 	@echo "make swarm     2,000 random worlds in the simulator: two copies of the engine nowhere (SEEDS=, FIRST=)"
+	@echo "make mutations 30 deliberate breaks of the policy: each is found by a scenario or the swarm"
 	@echo "make bench     what the daemons cost, one JSON line per figure (docs/cost.md)"
 	@echo "make clean     remove what these commands made in this directory"
 
@@ -30,6 +31,9 @@ bench: install
 
 swarm: install
 	@.venv/bin/he-sim swarm --seeds $(or $(SEEDS),2000) --first-seed $(or $(FIRST),0) --jobs "$$(nproc)" --save swarm-failures
+
+mutations: install
+	@.venv/bin/python tests/sim/mutations.py
 
 lab: install
 	@scripts/lab-tour

@@ -4,15 +4,14 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import Iterator, List, Optional
 
 from ovirt_he_ha import __version__
 from ovirt_he_ha.sim import replay, swarm, what_if_command
-from ovirt_he_ha.sim.clock import stamp
+from ovirt_he_ha.sim.batch import Order, Report, reports
 from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.faults import KINDS
-from ovirt_he_ha.sim.recordings import recording_to
-from ovirt_he_ha.sim.run import Result, run
+from ovirt_he_ha.sim.options import MOST_JOBS, MOST_SEED, Parser, whole
 from ovirt_he_ha.sim.scenario import FILE, ScenarioError, load
 
 EXIT_OK = 0
@@ -37,7 +36,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def _parse(argv: List[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="he-sim", description="Runs the product's own code in a simulated cluster that can fail in every way."
     )
     parser.add_argument("--version", action="version", version=f"he-sim {__version__}")
@@ -45,7 +44,8 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     runs = commands.add_parser("run", help="run scenarios; exits with 1 if one fails, with 2 for one that is malformed")
     runs.add_argument("paths", metavar="PATH", nargs="*", help="a scenario's folder, or a folder of such folders")
     runs.add_argument("--all", action="store_true", help=f"every scenario of {SCENARIOS}")
-    runs.add_argument("--seed", type=_seed, help="instead of the scenario's own")
+    runs.add_argument("--jobs", metavar="J", type=whole(1, MOST_JOBS), default=1, help="processes (default 1)")
+    runs.add_argument("--seed", metavar="S", type=whole(0, MOST_SEED), help="instead of the scenario's own")
     runs.add_argument("--trace", action="store_true", help="print what happened, second by second")
     runs.add_argument("--coverage", action="store_true", help="print what of the policy was seen, and what was not")
     runs.add_argument("--record", metavar="DIR", type=Path, help="what each agent saw and decided, for he-sim replay")
@@ -60,16 +60,6 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     faults = commands.add_parser("faults", help="list the kinds of faults")
     faults.set_defaults(command=_faults)
     return parser.parse_args(argv)
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if not 0 <= seed <= 1 << 62:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
-    return seed
 
 
 def folders(paths: List[str], everything: bool) -> List[Path]:
@@ -89,34 +79,45 @@ def folders(paths: List[str], everything: bool) -> List[Path]:
 def _run(arguments: argparse.Namespace) -> int:
     scenarios = [load(folder) for folder in folders(arguments.paths, arguments.all)]
     began, virtual, failed = time.perf_counter(), 0.0, 0
-    covered = Coverage() if arguments.coverage else None
-    for scenario in scenarios:
-        record = recording_to(arguments.record, scenario.name)
-        result = (
-            run(scenario, arguments.seed, record) if covered is None else covered.run(scenario, arguments.seed, record)
-        )
-        virtual += result.world.now
-        failed += not result.passed
-        report(result, arguments.trace)
+    covered = Coverage()
+    orders = [
+        Order(each, arguments.seed, arguments.trace, arguments.coverage, _writable(arguments.record))
+        for each in scenarios
+    ]
+    for report in _told(reports(orders, arguments.jobs), arguments.record):
+        virtual += report.virtual
+        failed += not report.passed
+        covered.add(report.seen)
+        print("\n".join(report.lines))
     wall = time.perf_counter() - began
-    sys.stderr.write(f"{virtual:.0f} virtual seconds in {wall:.1f} s: {virtual / max(wall, 1e-9):.0f} per second\n")
-    if covered is not None:
+    if arguments.coverage:
         print("\n".join(covered.lines()))
+    sys.stdout.flush()
+    sys.stderr.write(f"{virtual:.0f} virtual seconds in {wall:.1f} s: {virtual / max(wall, 1e-9):.0f} per second\n")
     print(f"{len(scenarios) - failed} passed, {failed} failed")
     return EXIT_FAILED if failed else EXIT_OK
 
 
-def report(result: Result, trace: bool) -> None:
-    """One line for each scenario, and one for each complaint; nothing of it depends on the machine."""
-    world = result.world
-    if trace:
-        print(f"# {result.scenario.name}: {result.scenario.about.splitlines()[0]}")
-        for note in world.notes:
-            print(note)
-    verdict = "passed" if result.passed else "FAILED"
-    print(f"{verdict} {result.scenario.name} ({stamp(world.timeline.now)} s, {world.timeline.events} events)")
-    for complaint in result.complaints:
-        print(f"    {complaint}")
+def _writable(directory: Optional[Path]) -> Optional[Path]:
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from None
+    return directory
+
+
+def _told(found: Iterator[Report], record: Optional[Path]) -> Iterator[Report]:
+    try:
+        yield from found
+    except OSError as error:
+        if record is None:
+            raise
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ScenarioError:
+    return ScenarioError("he-sim run", "--record", "a directory that can be made and written", error.strerror)
 
 
 def _faults(arguments: argparse.Namespace) -> int:

@@ -105,7 +105,7 @@ def load(folder: Union[str, Path]) -> Scenario:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ScenarioError(file, "the file", "a readable file", error.strerror) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScenarioError(file, "the file", "JSON", str(error)) from None
     return parse(path.name, about, document, file)
 

@@ -11,13 +11,13 @@ from typing import Iterator, List, Optional, Tuple
 
 from ovirt_he_ha.sim import chance
 from ovirt_he_ha.sim.coverage import UNIVERSE, Coverage
+from ovirt_he_ha.sim.options import MOST_JOBS, MOST_SEED, whole
 from ovirt_he_ha.sim.scenario import FILE, README, Scenario, ScenarioError, document
 from ovirt_he_ha.sim.shrink import MOST_RUNS, Shrinker
 from ovirt_he_ha.sim.trial import Outcome, attempt
 
 ABOUT = "random worlds and faults by seed; exits with 1 if a rule is broken, with 2 for bad input"
 MOST_SEEDS = 1_000_000
-MOST_JOBS = 256
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Answer:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", metavar="N", type=int, required=True, help="how many worlds")
-    parser.add_argument("--first-seed", metavar="S", type=int, default=0, help="the first of them (default 0)")
-    parser.add_argument("--jobs", metavar="J", type=int, default=1, help="processes (default 1)")
+    seeds, first = whole(1, MOST_SEEDS), whole(0, MOST_SEED - MOST_SEEDS)
+    parser.add_argument("--seeds", metavar="N", type=seeds, required=True, help="how many worlds")
+    parser.add_argument("--first-seed", metavar="S", type=first, default=0, help="the first of them (default 0)")
+    parser.add_argument("--jobs", metavar="J", type=whole(1, MOST_JOBS), default=1, help="processes (default 1)")
     parser.add_argument("--save", metavar="DIR", type=Path, help="write what failed as scenarios, one folder each")
     parser.add_argument("--digest", action="store_true", help="a line for each seed with a digest of its run")
     parser.add_argument("--no-shrink", action="store_true", help="show failures as they are")
@@ -52,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status 0: no rule broken. Raises ScenarioError for numbers out of range."""
-    _check(arguments)
+    """Exit status 0: no rule broken. Raises ScenarioError where nothing can be written."""
     began, virtual, failed, coverage = time.perf_counter(), 0.0, 0, Coverage()
     orders = [
         Order(seed, not arguments.no_shrink)
@@ -61,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     for answer in answers(orders, arguments.jobs):
         virtual += answer.outcome.virtual
-        for key, times in answer.outcome.seen.items():
-            coverage.seen[key] = coverage.seen.get(key, 0) + times
+        coverage.add(answer.outcome.seen)
         if arguments.digest:
             print(f"seed {answer.seed}: {answer.outcome.digest} ({answer.hosts} hosts, {answer.outcome.events} events)")
         if answer.outcome.violations:
@@ -70,20 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
             _report(answer, arguments.save)
         sys.stdout.flush()
     _summary(coverage, arguments.coverage)
+    sys.stdout.flush()
     wall = time.perf_counter() - began
     sys.stderr.write(f"{virtual:.0f} virtual seconds in {wall:.1f} s: {virtual / max(wall, 1e-9):.0f} per second\n")
     print(f"{arguments.seeds} seeds, {failed} failed")
     return 1 if failed else 0
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name, value, low, high in (
-        ("--seeds", arguments.seeds, 1, MOST_SEEDS),
-        ("--first-seed", arguments.first_seed, 0, 1 << 62),
-        ("--jobs", arguments.jobs, 1, MOST_JOBS),
-    ):
-        if not low <= value <= high:
-            raise ScenarioError("he-sim swarm", name, f"a whole number from {low} to {high}", value)
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------

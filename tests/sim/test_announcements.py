@@ -8,9 +8,9 @@ import pytest
 
 from ovirt_he_ha.core import reasons
 from ovirt_he_ha.core.draft import Draft
+from ovirt_he_ha.sim.announcements import CYCLE, Announcements
 from ovirt_he_ha.sim.run import run
 from ovirt_he_ha.sim.scenario import load
-from tests.sim.announcements import CYCLE, Announcements
 
 FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
 

@@ -135,8 +135,9 @@ def test_without_the_break_it_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: 
     [["--seeds", "0"], ["--seeds", "1", "--first-seed", "-1"], ["--seeds", "1", "--jobs", "0"]],
 )
 def test_bad_numbers_cost_one_line_and_exit_status_2(arguments: List[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["swarm", *arguments]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(SystemExit) as end:
+        main(["swarm", *arguments])
+    assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_place_that_cannot_be_written_costs_one_line(
