@@ -12,7 +12,7 @@ import traceback
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List
 
-from benchmarks import cycle, idle, peers, reference, rpc, scale, shared, status, volume
+from benchmarks import cycle, idle, peers, reference, rpc, scale, shared, simulator, status, volume
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.figures import Figure, show
 from benchmarks.host import Host
@@ -74,6 +74,10 @@ def _shared(effort: Effort) -> Iterator[List[Figure]]:
         yield shared.figures(host, effort)
 
 
+def _simulator(effort: Effort) -> Iterator[List[Figure]]:
+    yield simulator.figures(effort)
+
+
 def _scale(effort: Effort) -> Iterator[List[Figure]]:
     for count in scale.SIZES if effort is FULL else (3,):
         with running(count, effort) as host:
@@ -87,6 +91,7 @@ GROUPS: Dict[str, Callable[[Effort], Iterator[List[Figure]]]] = {
     "volume": _volume,
     "status": _status,
     "shared": _shared,
+    "simulator": _simulator,
     "scale": _scale,
 }
 
