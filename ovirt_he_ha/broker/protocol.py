@@ -269,6 +269,7 @@ def _pack_leases(leases: LeaseFacts) -> Struct:
         "reset_within": leases.reset_within,
         "owner_silent": _pack_age(leases.owner_silent),
         "joining_for": _pack_age(leases.joining_for),
+        "renewed_ago": _pack_age(leases.renewed_ago),
     }
 
 
@@ -400,9 +401,11 @@ def _leases(root: Members) -> LeaseFacts:
         watchdog=root.get("watchdog", natural),
         watchdog_armed=members.optional("watchdog_armed", flag),
         reset_within=members.optional("reset_within", number),
-        # Only countdowns look at these: a broker from before an update need not send them.
+        # Only countdowns look at the first two: a broker from before an update need not send them. Where it does not
+        # send the third one, nothing is started here until it was started again.
         owner_silent=members.optional("owner_silent", number) if "owner_silent" in members else None,
         joining_for=members.optional("joining_for", number) if "joining_for" in members else None,
+        renewed_ago=members.optional("renewed_ago", number) if "renewed_ago" in members else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Iterator, Optional
 
 from ovirt_he_ha.cli.hosts import Hosts
 from ovirt_he_ha.client.link import BrokerSnapshot
+from ovirt_he_ha.core.fencing import WORRYING
 from ovirt_he_ha.core.model import EngineFacts, HostLease, LeaseFacts, LeaseId, LockspaceState, Reading
 from ovirt_he_ha.core.situation import lease_text
 from ovirt_he_ha.core.timers import Timers
@@ -21,6 +22,7 @@ def objections(
 ) -> Iterator[str]:
     """Everything that forbids a virtual CPU to run here now; nothing when the start may be tried."""
     yield from _lockspace(snapshot.leases.lockspace)
+    yield from _renewal(snapshot.leases)
     yield from _owner(snapshot, hosts, own_id)
     yield from _other_leases(hosts, own_id, lease)
     if snapshot.leases.watchdog_armed is not True and not allow_unfenced:
@@ -43,6 +45,19 @@ def _lockspace(reading: "Reading[LockspaceState]") -> Iterator[str]:
     if reading.value is not LockspaceState.HELD:
         state = reading.value.value if reading.value else reading.unknown
         yield f"This host's id is not held in the storage domain's lockspace ({state}): it cannot take the VM's lease"
+
+
+def _renewal(leases: LeaseFacts) -> Iterator[str]:
+    """The guard over the VM counts from the last renewal, also from one before the start."""
+    if leases.lockspace.value is not LockspaceState.HELD:
+        return
+    if leases.renewed_ago is None:
+        yield "When sanlock last renewed this host's id is not known: is sanlock running, was the broker just updated?"
+    elif leases.renewed_ago >= WORRYING * leases.io_timeout:
+        yield (
+            f"sanlock last renewed this host's id {leases.renewed_ago:.0f} s ago: the VM would be killed soon after "
+            "its start. Look again when the storage answers"
+        )
 
 
 def _owner(snapshot: BrokerSnapshot, hosts: Hosts, own_id: int) -> Iterator[str]:

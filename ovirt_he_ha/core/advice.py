@@ -75,6 +75,10 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
             "sanlock has a watchdog, or allow-unfenced=yes is set",
             "Arm the watchdog (wdmd and its device), or accept the risk: allow-unfenced=yes in agent.conf",
         ),
+        "renewal-late": Word(EVENT, "sanlock on that host renews its id", _STORAGE),
+        "renewal-unknown": Word(
+            EVENT, "sanlock on that host tells its renewals", f"{_SANLOCK}, and restart ovirt-ha-broker there"
+        ),
         "reset-pending": Word(EVENT, "the watchdog has reset that host, or will not", timers=("reset-pending",)),
         # --- whose turn it is
         "score-zero": Word(

@@ -235,7 +235,8 @@ class LeaseFacts:
     in seconds. ``reset_within``: seconds within which the watchdog resets this host, because its sanlock died with the
     lockspace; None: no reset is expected. ``owner_silent``: seconds since sanlock saw the host of the lease's owner
     renew its id, once it is late with that; None: it is not late, or not known. ``joining_for``: seconds that a join of
-    one of the lockspaces has taken so far. Both are for countdowns only.
+    one of the lockspaces has taken so far. Both are for countdowns only. ``renewed_ago``: seconds since sanlock last
+    renewed this host's id in the storage domain's lockspace, by its own word; None: not known.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -249,6 +250,7 @@ class LeaseFacts:
     reset_within: Optional[float] = None
     owner_silent: Optional[float] = None
     joining_for: Optional[float] = None
+    renewed_ago: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------

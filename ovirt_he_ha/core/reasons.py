@@ -38,6 +38,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "lease-held": "The VM's lease belongs to host {host}, which is {flag} for sanlock",
         "lease-own-process": "The VM's lease is ours and its process still exists (pid {pid})",
         "unfenced": "No armed watchdog, and allow-unfenced is not set",
+        "renewal-late": "sanlock renewed this host's id {seconds} s ago: with its next renewal a start may be tried",
+        "renewal-unknown": "sanlock does not say when it last renewed this host's id",
         "reset-pending": "sanlock died with this host's lockspace: the watchdog resets the host soon",
         # --- whose turn it is
         "score-zero": "This host's score is 0 ({why})",

@@ -8,6 +8,7 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 from ovirt_he_ha.core import leaving, liveness, notes
 from ovirt_he_ha.core.draft import Draft
+from ovirt_he_ha.core.fencing import WORRYING
 from ovirt_he_ha.core.fitness import is_unfenced, own_card
 from ovirt_he_ha.core.liveness import Peer
 from ovirt_he_ha.core.model import (
@@ -234,6 +235,19 @@ def _guarded(sit: Situation, d: Draft) -> Iterator[Reason]:
         yield reason("too-new", hosts=_listed(sit.view.too_new))
 
 
+def _renewed(sit: Situation, d: Draft) -> Iterator[Reason]:
+    """The guard counts from sanlock's last renewal, also from one before the copy that it guards: after a minute in
+    which all hosts were without storage the VM would be started to be killed 6 io_timeouts after that renewal, and a
+    crash be counted. Half of that time must be left, in which sanlock renews again (every 2)."""
+    leases = sit.snapshot.leases
+    if not sit.holds(leases.lockspace):
+        return  # said already
+    if leases.renewed_ago is None:
+        yield reason("renewal-unknown")
+    elif leases.renewed_ago >= WORRYING * leases.io_timeout:
+        yield reason("renewal-late", seconds=f"{leases.renewed_ago:.0f}")
+
+
 def _elsewhere(sit: Situation, d: Draft) -> Iterator[Reason]:
     for peer in liveness.engine_elsewhere(sit.view):
         yield reason("engine-up-elsewhere", host=peer.host_id, hostname=_name(peer))
@@ -345,7 +359,7 @@ def _is_lease_ours(sit: Situation) -> bool:
 
 _Check = Callable[[Situation, Draft], Iterator[Reason]]
 
-_CHECKS: Tuple[_Check, ...] = (_maintenance, _here, _guarded, _elsewhere, _lease, _waits, _turn)
+_CHECKS: Tuple[_Check, ...] = (_maintenance, _here, _guarded, _renewed, _elsewhere, _lease, _waits, _turn)
 
 
 def owner_known(sit: Situation) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Generic, Iterable, Mapping, Optional, Tu
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.journal import throttled
+from ovirt_he_ha.core.fencing import WORRYING
 from ovirt_he_ha.core.model import (
     MAX_HOST_ID,
     HostLease,
@@ -20,8 +21,9 @@ from ovirt_he_ha.core.model import (
     Reading,
 )
 from ovirt_he_ha.core.seams import Lockspaces
-from ovirt_he_ha.lease import vm_lease, watchdog
+from ovirt_he_ha.lease import daemon_status, vm_lease, watchdog
 from ovirt_he_ha.lease.binding import Sanlock, code_of, load, text_of
+from ovirt_he_ha.lease.daemon_status import DaemonStatus, NoStatus
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership, leave_all
 from ovirt_he_ha.lease.reset_watch import ResetWatch
@@ -42,6 +44,7 @@ LATE = 4.5
 HUNG = 10.0  # a question to the daemon takes milliseconds, the owner one read of the storage
 JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
+WHOLE_SECOND = 1.0  # sanlock counts whole ones: its "0 s ago" is up to one old
 ASK_AGAIN = 60.0  # product seconds until sanlock's program is started again when it did not tell
 FLAGS = {
     1: HostLease.UNKNOWN,
@@ -74,9 +77,10 @@ class SanlockLockspaces(Lockspaces):
 
     ``may_join`` is asked before the storage domain's lockspace is joined (see Membership). ``on_change`` is called
     from these threads when something in ``facts`` changed, ages apart; it must not block. ``ask_watchdog`` is asked
-    once per join; ``reset_watch`` remembers what it said. ``read_owner`` reads the owner from the volume and raises
-    LeaseUnreadable (sanlock's own call reads 1 MiB each time, and is what is used without it). Raises SanlockMissing
-    when the binding is not installed.
+    once per join; ``reset_watch`` remembers what it said. ``ask_status`` is asked at every look at the hosts for this
+    host's own renewal (the host list shows it a whole renewal, 20 s, late); it raises NoStatus. ``read_owner`` reads
+    the owner from the volume and raises LeaseUnreadable (sanlock's own call reads 1 MiB each time, and is what is used
+    without it). Raises SanlockMissing when the binding is not installed.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class SanlockLockspaces(Lockspaces):
         on_change: Callable[[], None] = lambda: None,
         ask_watchdog: Callable[[], Optional[Tie]] = watchdog.tie,
         reset_watch: Optional[ResetWatch] = None,
+        ask_status: Callable[[], DaemonStatus] = daemon_status.ask,
         read_owner: Optional[Callable[[], LeaseOwner]] = None,
         api: Optional[Sanlock] = None,
     ) -> None:
@@ -105,6 +110,7 @@ class SanlockLockspaces(Lockspaces):
         self._on_change = on_change
         self._ask_watchdog = ask_watchdog
         self._reset_watch = reset_watch or ResetWatch(self._clock)
+        self._ask_status = ask_status
         self._read_owner = read_owner or (lambda: vm_lease.owner(self._lease, self._sector_size, self._api))
         self._alert = False
         self._host_id: Optional[int] = None
@@ -116,6 +122,7 @@ class SanlockLockspaces(Lockspaces):
         self._owner_due = 0.0
         self._hosts: _Measured[Mapping[int, HostLease]] = _Measured()
         self._renewals: Dict[int, _Renewal] = {}
+        self._renewed_at: Optional[float] = None  # this host's own, by sanlock's word
         self._owner: _Measured[LeaseOwner] = _Measured()
         self._starting = threading.Lock()
         self._started = False
@@ -166,6 +173,7 @@ class SanlockLockspaces(Lockspaces):
             reset_within=self._reset_watch.within(),
             owner_silent=self._owner_silent(now),
             joining_for=self._joining_for(),
+            renewed_ago=None if self._renewed_at is None else max(0.0, now - self._renewed_at),
         )
 
     def _joining_for(self) -> Optional[float]:
@@ -222,6 +230,7 @@ class SanlockLockspaces(Lockspaces):
                 )
             self._own_generation = self._asked = self._armed = None
             self._renewals = {}
+            self._renewed_at = None
             self._set_hosts(_Measured(None, why, self._clock.monotonic()))
             return
         flags = {int(host["host_id"]): FLAGS.get(int(host["flags"]), HostLease.UNKNOWN) for host in found}
@@ -234,6 +243,28 @@ class SanlockLockspaces(Lockspaces):
         self._set_hosts(_Measured(MappingProxyType(flags), "", now))
         if own is not None:
             self._look_at_watchdog()
+        self.look_at_own_renewal()
+
+    def look_at_own_renewal(self) -> None:
+        """What is not told leaves what was known, which grows old. One that is no longer late is news: a start waits
+        for it."""
+        asked = self._clock.monotonic()
+        ago, before = self.own_renewal(), self._renewed_at
+        if ago is None:
+            return
+        self._renewed_at = asked - ago - WHOLE_SECOND
+        limit = WORRYING * self._io_timeout
+        if asked - self._renewed_at < limit and (before is None or asked - before >= limit):
+            self._on_change()
+
+    def own_renewal(self) -> Optional[int]:
+        """sanlock's whole seconds since it last renewed this host's id; None: it does not say. Bounded by the deadline
+        of one question (2 s)."""
+        try:
+            space = self._ask_status().spaces.get(self._lease.lockspace)
+        except NoStatus:
+            return None
+        return None if space is None else space.renewed_ago
 
     def note_renewals(self, timestamps: Iterable[Tuple[int, int]], now: float) -> None:
         """What sanlock saw of each host: (host id, timestamp)."""

@@ -108,16 +108,19 @@ def status_of(daemon: Daemon, timeline: Timeline, lease: LeaseId) -> Callable[[]
         if found.hung_until > timeline.now:
             timeline.spend(DEADLINE)
             raise NoStatus("overdue", "/run/sanlock", f"no answer within {DEADLINE:g} s")
-        now = timeline.now // SECOND
         spaces = {
             # One that is being joined is there, too: never renewed.
-            space.name: StatusSpace(space.host_id, space.generation, found.io, max(0, now - space.renewed // SECOND))
+            space.name: StatusSpace(space.host_id, space.generation, found.io, _renewed_ago(space, timeline))
             for space in found.spaces.values()
         }
         held = tuple((lease.lockspace, lease.key, pid) for pid in sorted(found.held))
         return DaemonStatus(found.watchdog, spaces, tuple(sorted(found.holders)), held, f"{found.started}")
 
     return ask
+
+
+def _renewed_ago(space: Space, timeline: Timeline) -> int:
+    return max(0, timeline.now // SECOND - space.renewed // SECOND)
 
 
 class EventLoop(Loop):
@@ -287,11 +290,18 @@ class EventLockspaces(SanlockLockspaces):
         now = self._clock.monotonic()
         self._hosts = replace(measured, at=now)
         self.note_renewals(self._renewed(), now)
+        self.look_at_own_renewal()
         if self._left_out % WHOLE_WAY == 0:
             short = self._known_of_hosts()
             super()._look_at_hosts()
             if short != self._known_of_hosts():
                 raise AssertionError(f"sanlock's hosts are not what the last look saw: {self._hosts}")
+
+    def own_renewal(self) -> Optional[int]:
+        """As the status command says it, without making the rest of its answer."""
+        daemon = self._daemon()
+        space = None if daemon is None else daemon.spaces.get(self._lease.lockspace)
+        return None if space is None else _renewed_ago(space, self._timeline)
 
     def _known_of_hosts(self) -> Tuple[object, ...]:
         return (

@@ -56,6 +56,7 @@ leases = st.builds(
     watchdog=st.integers(1, 600),
     watchdog_armed=st.none() | flags,
     reset_within=st.none() | st.floats(0, 1000),
+    renewed_ago=st.none() | st.floats(0, 1000),
 )
 monitors = st.builds(
     model.Monitors,

@@ -1,7 +1,7 @@
 """A start by hand: when the lease says that the VM may run here."""
 
 from dataclasses import replace
-from typing import Any, List
+from typing import Any, List, Optional
 
 import pytest
 
@@ -34,6 +34,7 @@ def facts(**leases: Any) -> BrokerSnapshot:
         "owner": Reading.of(LeaseOwner(0)),
         "hosts": Reading.of({1: HostLease.LIVE, 2: HostLease.LIVE}),
         "watchdog_armed": True,
+        "renewed_ago": 5.0,
         **leases,
     }
     return BrokerSnapshot(leases=LeaseFacts(**values), monitors=Monitors(engine=Reading.of(EngineFacts(DOWN))))
@@ -66,6 +67,13 @@ def test_unknown_or_old_is_not_free() -> None:
     assert against(facts(owner=Reading.of(LeaseOwner(0), age=guard.FRESH + 1)))
     assert against(owned_by(2, hosts=Reading.missing("no-daemon")))
     assert against(owned_by(2, hosts=Reading.of({2: HostLease.DEAD}, age=guard.FRESH + 1)))
+
+
+@pytest.mark.parametrize("ago", [None, 30.0, 61.0])
+def test_s11_a_late_or_unknown_renewal_forbids_the_start(ago: Optional[float]) -> None:
+    """The guard would kill what was started."""
+    assert against(facts(renewed_ago=29.9)) == []
+    assert against(facts(renewed_ago=ago))
 
 
 def test_our_own_record_without_a_process_is_ours_to_take_again() -> None:

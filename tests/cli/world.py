@@ -104,6 +104,7 @@ class World:
                 owner=Reading.of(LeaseOwner(0)),
                 own_generation=4,
                 watchdog_armed=True,
+                renewed_ago=5.0,
             ),
             version="test",
         )

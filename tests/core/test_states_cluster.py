@@ -114,6 +114,7 @@ class Cluster:
                 hosts=Reading.of({n: self.flag(n) for n in self.hosts}),
                 owner=Reading.of(LeaseOwner(self.owner, 1)),
                 watchdog_armed=True,
+                renewed_ago=5.0,
             ),
             carried=host.carried,
             report=host.report,

@@ -88,6 +88,8 @@ AGAINST = [
     ("lease-mismatch", other_lease),
     ("unfenced", lambda w: setattr(w, "watchdog_armed", None)),
     ("reset-pending", lambda w: setattr(w, "reset_within", 90.0)),
+    ("renewal-unknown", lambda w: setattr(w, "renewed_ago", None)),
+    ("renewal-late", lambda w: setattr(w, "renewed_ago", 30.0)),
     ("lease-unknown", lambda w: setattr(w, "owner", UNREAD)),
     ("lease-unknown", lambda w: setattr(w, "owner", Reading.of(LeaseOwner(0), 30.0))),
     ("lease-held", lambda w: owned(w, 3, HostLease.LIVE)),
@@ -125,6 +127,26 @@ def test_a_lease_that_can_be_had(owner, flag):
     world = World(peers=(2,))
     owned(world, owner, flag)
     assert kind(world.step()) is START
+
+
+def test_a_late_renewal_is_not_said_beside_a_lost_lockspace():
+    world = World()
+    world.lockspace, world.renewed_ago = Reading.of(LockspaceState.NOT_HELD), None
+    said = codes(world.step())
+    assert "lockspace" in said and "renewal-unknown" not in said
+
+
+@pytest.mark.parametrize("io_timeout", [1, 2, 10, 30])
+def test_s11_what_is_started_has_half_of_the_guards_time_left(io_timeout):
+    """The guard kills 6 io_timeouts after the last renewal; sanlock renews every 2."""
+    world = World()
+    world.io_timeout = io_timeout
+    world.renewed_ago = 3.0 * io_timeout - 0.1
+    assert kind(world.look()) is START
+    world.renewed_ago = 3.0 * io_timeout
+    decision = world.look()
+    assert decision.action is None
+    assert "renewal-late" in codes(decision)
 
 
 def test_an_old_host_list_says_nothing_of_the_owner():

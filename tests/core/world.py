@@ -86,6 +86,8 @@ class World:
         self.reset_within = None
         self.owner_silent = None
         self.joining_for = None
+        self.renewed_ago = 5.0
+        self.io_timeout = 10
         self.generation = 1
         self.global_maintenance = Reading.of(False)
         self.host = HostFacts(
@@ -194,6 +196,8 @@ class World:
                 reset_within=self.reset_within,
                 owner_silent=self.owner_silent,
                 joining_for=self.joining_for,
+                renewed_ago=self.renewed_ago,
+                io_timeout=self.io_timeout,
             ),
             carried=self.carried,
             report=self.report,

@@ -11,7 +11,7 @@ from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import LeaseId, LeaseOwner, LockspaceState
 from ovirt_he_ha.lease import binding
 from ovirt_he_ha.lease.binding import SanlockMissing
-from ovirt_he_ha.lease.daemon_status import DaemonStatus
+from ovirt_he_ha.lease.daemon_status import DaemonStatus, NoStatus, Space
 from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace, write_resource
 from ovirt_he_ha.lease.lockspace import SanlockLockspaces
 from ovirt_he_ha.lease.loops import Loop
@@ -180,6 +180,65 @@ class TestLockspaces:
         assert silent(95.0) == 140.0
         binding.renewed = 700
         assert silent(1.0) is None
+
+    def test_this_hosts_own_renewal_grows_old_until_sanlock_tells_another_one(self):
+        class Clock(SystemClock):
+            now = 1000.0
+
+            def monotonic(self):
+                return self.now
+
+        class Binding:
+            SanlockException = OSError
+            refusal = None
+
+            def get_hosts(self, lockspace):
+                if self.refusal is not None:
+                    raise self.refusal
+                return [{"host_id": 1, "generation": 1, "timestamp": 500, "io_timeout": 10, "flags": 3}]
+
+        class Answer:
+            ago = None
+
+            def __call__(self):
+                if self.ago == "overdue":
+                    raise NoStatus("overdue", "/sock", "no answer")
+                spaces = {} if self.ago == "left" else {"sd": Space(1, 1, 10, self.ago)}
+                return DaemonStatus(True, spaces, (), ())
+
+        clock, binding, answer, told = Clock(1.0), Binding(), Answer(), []
+        lockspaces = SanlockLockspaces(
+            LEASE,
+            "/ids",
+            "/whiteboard",
+            clock,
+            ask_status=answer,
+            ask_watchdog=lambda: None,
+            read_owner=lambda: LeaseOwner(0),
+            on_change=lambda: told.append(clock.now),
+            api=binding,
+        )
+
+        def ago(answered, after=0.0):
+            clock.now += after
+            answer.ago = answered
+            told.clear()
+            lockspaces._look_at_hosts()
+            return lockspaces.facts().renewed_ago
+
+        assert ago(None) is None
+        assert ago(4) == 5.0  # sanlock's whole seconds are up to one old
+        assert told
+        assert ago(14, after=10.0) == 15.0
+        assert not told
+        assert ago("overdue", after=10.0) == 25.0
+        assert ago("left", after=10.0) == 35.0
+        assert ago(30, after=0.0) == 31.0
+        assert not told
+        assert ago(0, after=5.0) == 1.0
+        assert told  # a start may be waiting for it
+        binding.refusal = OSError(errno.ENOENT, "no such lockspace")
+        assert ago(0) is None  # what comes next is another life
 
     def test_the_watchdog_is_asked_once_per_join(self, make, daemon):
         asked = []

@@ -128,6 +128,11 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="mixed-unfenced-alone",
     ),
     Mutation(
+        "renewal", "a start with a renewal that is a minute old", "core/starting.py",
+        "    elif leases.renewed_ago >= WORRYING * leases.io_timeout:\n", "    elif False:\n",
+        by="storage-hang-for-a-minute",
+    ),
+    Mutation(
         "score-zero", "a start at score 0 at once", "core/starting.py",
         "    return sit.now >= since + sit.timers.last_resort\n", "    return True\n",
         by="last-resort",
