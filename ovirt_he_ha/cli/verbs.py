@@ -86,6 +86,36 @@ VERBS: Dict[str, Verb] = {
         "--wait waits until it has come into effect: local, the VM has left this host (900 s unless told otherwise);\n"
         "global and none, every live host says so (60 s).",
     ),
+    "--cluster-stop": Verb(
+        "cluster",
+        "cluster_stop",
+        {"--wait": "seconds", "--force": FLAG, "--json": FLAG},
+        "stop the whole cluster as planned: afterwards the hosts may be powered off",
+        "Run it on the host that has the engine VM. Stop the other VMs before: nobody does it without the engine.\n"
+        "1 looking        where the engine VM runs; if elsewhere, that host is named and nothing changes\n"
+        "2 maintenance    global maintenance is set, and read back from the volume\n"
+        "3 acknowledging  every live host has seen it, so none starts the VM again\n"
+        "4 shutting-down  the guest is asked to shut down; with --force it is powered off when it does not\n"
+        "5 releasing      no host has the VM or its lease\n"
+        "Each step says how long it waits at most; --wait=SECONDS is for all together. Ctrl-C, a broker or a storage\n"
+        "that fails, and a guest that stays end it in the step's state, and the same command goes on from there.\n"
+        "What is done already is not done again.\n"
+        "Exit status: 0 stopped; 1 not, and in which step; 130 interrupted.",
+    ),
+    "--cluster-start": Verb(
+        "cluster",
+        "cluster_start",
+        {"--wait": "seconds", "--json": FLAG},
+        "start the whole cluster again after --cluster-stop: once the storage and the hosts are on",
+        "On any host.\n"
+        "1 storage        the shared volume can be read\n"
+        "2 lockspaces     this host has joined both\n"
+        "3 hosts          every known host is there; after 120 s it goes on, and names those that are missing\n"
+        "4 maintenance    global maintenance ends, read back from the volume\n"
+        "5 starting       a host starts the engine VM, and the engine is healthy; meanwhile it says what --why says\n"
+        "Waits, interruptions and a second run as for --cluster-stop.\n"
+        "Exit status: 0 started; 3 the engine is up, but hosts are missing; 1 not, and in which step; 130 interrupted.",
+    ),
     "--vm-start": Verb(
         "vm",
         "start",

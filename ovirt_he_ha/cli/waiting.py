@@ -21,6 +21,15 @@ NOTICE = 1.0  # wall seconds until somebody who was not told to wait is told why
 Condition = Callable[[BrokerSnapshot, Hosts], Tuple[str, bool]]
 
 
+class Overdue(Refusal):
+    """What was waited for has not come. ``seen``: what was seen last."""
+
+    def __init__(self, seconds: float, seen: str) -> None:
+        super().__init__("overdue", f"Not within {seconds:.0f} s: {seen}. It goes on; --vm-status shows it")
+        self.seconds = seconds
+        self.seen = seen
+
+
 class Progress:
     """``limit`` in wall seconds."""
 
@@ -56,10 +65,11 @@ class Progress:
             self._drawn = False
 
 
-def wait_for(paths: HostPaths, seconds: float, condition: Condition) -> None:
-    """Returns when ``condition`` holds. A broker that does not answer meanwhile is asked again. Raises Refusal
-    ``overdue`` after ``seconds`` (wall), and what ``condition`` raises."""
-    progress = Progress(seconds)
+def wait_for(paths: HostPaths, seconds: float, condition: Condition, stream: Optional[TextIO] = None) -> None:
+    """Returns when ``condition`` holds. A broker that does not answer meanwhile is asked again. ``stream``: where the
+    progress is shown, standard output unless told otherwise. Raises Overdue after ``seconds`` (wall), and what
+    ``condition`` raises."""
+    progress = Progress(seconds, stream)
     text = "nothing could be seen yet"
     try:
         with link_to_broker(paths) as link:
@@ -81,7 +91,7 @@ def wait_for(paths: HostPaths, seconds: float, condition: Condition) -> None:
                     break
     finally:
         progress.close()
-    raise Refusal("overdue", f"Not within {seconds:.0f} s: {text}. It goes on; --vm-status shows it")
+    raise Overdue(seconds, text)
 
 
 @contextmanager

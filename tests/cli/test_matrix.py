@@ -137,6 +137,8 @@ TABLE = (
     row("--clean-metadata --host-id=9",        "1 out,  1 out,  1 err,  1 err,  0 out,  0 out"),
     row("--reinitialize-lockspace",            "1 out,  1 out,  1 err,  1 err,  1 err,  1 err"),
     row("--reinitialize-lockspace --force",    "1 out,  1 out,  1 err,  1 err,  0 out,  0 out"),
+    row("--cluster-stop --wait=1",             "1 out,  1 out,  1 err,  1 both, 1 both, 1 both"),
+    row("--cluster-start --wait=1",            "1 out,  1 out,  1 both, 1 both, 1 both, 1 both"),
     row("--history",                           "0 out,  0 out,  0 out,  0 out,  0 out,  0 out"),
     row("--audit",                             "1 err,  1 err,  1 err,  1 err,  1 err,  1 err"),
     row("--version",                           "0 out,  0 out,  0 out,  0 out,  0 out,  0 out"),
@@ -240,9 +242,16 @@ def test_every_verb_is_in_the_table_or_has_one_of_its_own() -> None:
     assert upstream <= listed and upstream | {"--deploy"} <= {*VERBS, *verbs.GONE}
 
 
+ALWAYS_WAIT = {"--cluster-stop", "--cluster-start"}
+
+
 def plausible(verb: str) -> List[str]:
-    """The verb with words, where it takes them, and without what waits."""
-    given = [verb, *(word for word in VERBS[verb].words.split() if not VERBS[verb].words.endswith("..."))]
+    """The verb with words, where it takes them, and without what waits, or with the shortest wait."""
+    given = [
+        verb,
+        *(["--wait=1"] if verb in ALWAYS_WAIT else []),
+        *(word for word in VERBS[verb].words.split() if not VERBS[verb].words.endswith("...")),
+    ]
     for option, kind in VERBS[verb].options.items():
         if choices(kind) and not kind.startswith("["):
             given.append(f"{option}={choices(kind)[-1]}")
