@@ -28,6 +28,8 @@ from ovirt_he_ha.core.seams import Clock
 
 log = logging.getLogger(__name__)
 
+GOING_DOWN = "the host goes down"
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -53,6 +55,7 @@ class Workers:
     state_problem: Callable[[], str] = str
     ledger_problem: Callable[[], str] = str
     safeguards: Callable[[], Safeguards] = Safeguards
+    host_shutdown: Callable[[], Optional[float]] = lambda: None  # product seconds until this host goes down
 
 
 @dataclass
@@ -81,6 +84,7 @@ class Collector:
         self._clock = clock
         self._published = published
         self._ha_problem = ""
+        self._flag_off_at: Optional[float] = None  # wall: when the cluster's flag was last seen to be off
         self.raw_slots: Mapping[int, bytes] = {}  # of the last collection, for the recorder
         self._slots = SlotMemo()
 
@@ -91,13 +95,16 @@ class Collector:
         self.raw_slots = facts.slots
         now = self._clock.monotonic()
         slots = self._slots.decode(facts.slots)
+        flag = global_flag(facts)
+        if flag.value is False:
+            self._flag_off_at = self._clock.wall() - (facts.slots_age or 0.0)
         return Snapshot(
             now=now,
             wall_offset=self._clock.wall() - now,
-            host=self._host_facts(facts.version),
+            host=self._host_facts(facts.version, now, flag.value is True),
             slots=frozen_slots(slots),
             slots_age=facts.slots_age,
-            global_maintenance=global_flag(facts),
+            global_maintenance=flag,
             monitors=facts.monitors,
             leases=facts.leases,
             carried=carried,
@@ -118,17 +125,26 @@ class Collector:
         silent = now - self._published.written_at
         return silent if silent > 30.0 else None
 
-    def _host_facts(self, broker: str) -> HostFacts:
+    def _host_facts(self, broker: str, now: float, flag_on: bool) -> HostFacts:
         identity = self._identity
         effective = self._workers.definition()
-        maintenance, reason = self._local_maintenance()
+        maintenance, conf = self._local_maintenance()
+        left = self._workers.host_shutdown()
+        if left is not None and maintenance.value is not True:
+            maintenance, conf = Reading.of(True), replace(conf, reason=GOING_DOWN)
+        # Words from before the flag was last off belong to an earlier maintenance, which somebody ended elsewhere.
+        asked_here = flag_on and conf.global_since > (self._flag_off_at or 0.0)
         address = identity.agent_conf.migration_uri or identity.agent_conf.migration_address
         return HostFacts(
             host_id=identity.host_id,
             hostname=identity.hostname,
             boot_id=identity.boot_id,
             local_maintenance=maintenance,
-            maintenance_reason=reason,
+            maintenance_reason=conf.reason,
+            end_reason=conf.end_reason,
+            global_reason=conf.global_reason if asked_here else "",
+            global_since=conf.global_since if asked_here else 0,
+            leave_by=None if left is None else now + left,
             memory_needed=effective.memory_mib,
             conf_timestamp=effective.refreshed_at,
             lease=identity.lease,
@@ -146,16 +162,16 @@ class Collector:
         """This host's ``ha.conf`` as it is now. Raises ConfigError."""
         return load_ha_conf(self._ha_conf)
 
-    def _local_maintenance(self) -> Tuple[Reading[bool], str]:
+    def _local_maintenance(self) -> Tuple[Reading[bool], HaConf]:
         try:
             conf = self.ha_conf()
         except ConfigError as e:
             if str(e) != self._ha_problem:
                 log.error("%s. Until then this host neither starts nor moves the VM", e)
                 self._ha_problem = str(e)
-            return Reading.missing("ha-conf"), ""
+            return Reading.missing("ha-conf"), HaConf()
         self._ha_problem = ""
-        return Reading.of(conf.maintenance), conf.reason
+        return Reading.of(conf.maintenance), conf
 
 
 class SlotMemo:

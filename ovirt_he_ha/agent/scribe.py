@@ -157,11 +157,13 @@ def _exit(snapshot: Snapshot, vm: str) -> Mapping[str, Any]:
 
 
 def _maintenance(snapshot: Snapshot) -> Mapping[str, Any]:
-    local = snapshot.host.local_maintenance.value
+    host = snapshot.host
+    local = host.local_maintenance.value
     return {
         "global": snapshot.global_maintenance.value,
         "local": local,
-        "reason": None if local is None else snapshot.host.maintenance_reason,
+        "reason": None if local is None else host.maintenance_reason if local else host.end_reason,
+        "global_reason": host.global_reason if host.global_since else None,
     }
 
 

@@ -1,7 +1,8 @@
 """What this host tells of its own guards beside what the cycle sees: looked at on a thread of its own.
 
 A change wakes the cycle: the protection meter of every host shows it within a publish and a read (10 s). So does a
-change of ``ha.conf``, so that a maintenance begins when it is asked for and not up to a cycle later.
+change of ``ha.conf`` and the word that this host goes down, so that a maintenance begins when it is asked for and not
+up to a cycle later.
 """
 
 import logging
@@ -45,12 +46,12 @@ class SelfCheck:
         self._sanlock = sanlock
         self._on_change = on_change
         self._current = known
-        self._ha_conf: Optional[Tuple[int, int, int]] = None
+        self._asked: Tuple[Optional[Tuple[int, int, int]], ...] = ()
         self._versions_due = 0.0
         self._stop = threading.Event()
 
     def start(self) -> None:
-        self._ha_conf = _identity(self._paths.ha_conf)
+        self._asked = self._orders()
         threading.Thread(target=self._run, name="self-check", daemon=True).start()
 
     def stop(self) -> None:
@@ -63,15 +64,18 @@ class SelfCheck:
 
     def look(self) -> None:
         """One look at the files, and sometimes at the versions."""
-        before, maintenance = self._current, self._ha_conf
+        before, asked = self._current, self._asked
         word = lock_manager.in_force(self._paths.qemu_conf, self._paths.libvirt_pid_files)
         self._current = replace(self._current, lock_manager=word)
-        self._ha_conf = _identity(self._paths.ha_conf)
+        self._asked = self._orders()
         if self._current != before:
             log.info("libvirt's lock manager: %s", word or "unknown", extra={"HE_LOCK_MANAGER": word})
-        if self._current != before or self._ha_conf != maintenance:
+        if self._current != before or self._asked != asked:
             self._on_change()
         self._ask_versions()
+
+    def _orders(self) -> Tuple[Optional[Tuple[int, int, int]], ...]:
+        return _identity(self._paths.ha_conf), _identity(self._paths.host_shutdown)
 
     def _ask_versions(self) -> None:
         now = self._clock.monotonic()

@@ -32,6 +32,7 @@ from ovirt_he_ha.agent.shared_storage import SharedStorage
 from ovirt_he_ha.agent.state_file import StateFile, StateFileError
 from ovirt_he_ha.agent.state_writer import StateWriter
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
+from ovirt_he_ha.config import host_shutdown
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
 from ovirt_he_ha.config.equality import deployment_digest
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
@@ -278,8 +279,13 @@ class Agent:
             state_problem=lambda: self._state_writer.problem,
             ledger_problem=lambda: self._ledger.problem,
             safeguards=lambda: self._self_check.current,
+            host_shutdown=self._host_shutdown,
         )
         return Collector(link.snapshot, self._identity, self._paths.ha_conf, workers, self._clock, self._published)
+
+    def _host_shutdown(self) -> Optional[float]:
+        left = host_shutdown.seconds_left(self._paths.host_shutdown)
+        return None if left is None else left * self._clock.scale
 
     def _engine_vm(self, agent_conf: AgentConf, lease: LeaseId) -> LibvirtEngineVm:
         return LibvirtEngineVm(

@@ -4,8 +4,9 @@ Pure: a slot in, plain values out. Times are product seconds from now; an age is
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
+from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.core import advice
 from ovirt_he_ha.core import forecast as fc
 from ovirt_he_ha.core.forecast import Forecast, Step, Wait, forecast
@@ -246,12 +247,7 @@ def _vm(record: Optional[Record]) -> Struct:
 
 
 def _maintenance(record: Optional[Record]) -> Struct:
-    get: Callable[[str], str] = (lambda key: "") if record is None else record.get
-    return {
-        "local": record is not None and record.maintenance,
-        "state": get("maintenance_state"),
-        "reason": get("maintenance_reason"),
-    }
+    return {"local": record is not None and record.maintenance, **upkeep.of_host(record)}
 
 
 def _fence(host: HostSeen) -> Optional[Struct]:

@@ -2,18 +2,20 @@
 
 from typing import Callable, Dict, List, Optional, Tuple, TypeVar
 
+from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
 from ovirt_he_ha.cli.failure import explain
-from ovirt_he_ha.cli.hosts import Hosts, global_flag
+from ovirt_he_ha.cli.hosts import Hosts, global_flag, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.cli.waiting import Condition, notice, wait_for
 from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HaConf, load_ha_conf, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import GLOBAL_SLOT, Record, State, Vm
-from ovirt_he_ha.core.moving import PREPARING_FAILED
+from ovirt_he_ha.core.moving import PREPARED, PREPARING_FAILED
 
 T = TypeVar("T")
 
@@ -31,49 +33,57 @@ def set_maintenance(request: Request) -> int:
     if mode not in _MODES:
         found = repr(mode[:40]) if mode else "nothing"
         raise Refusal("usage", f"--mode: expected global, local or none, found {found}")
-    reason = _reason(request, mode)
+    reason = reason_of(request)
     wait = request.seconds("--wait", _WAIT_SECONDS[mode])
     paths = HostPaths.from_env()
     conf = deployed_conf(paths)
     with link_to_broker(paths, LOOK_SECONDS) as link:
         if mode == "global":
-            _enter_global(paths, link)
+            _enter_global(paths, link, reason)
         elif mode == "local":
             _enter_local(paths, link, reason)
         else:
-            _leave_both(paths, link)
+            _leave_both(paths, link, reason)
     if wait is not None:
         wait_for(paths, SystemClock().wait_floor(wait), _CONDITIONS[mode](conf.host_id))
+    elif mode == "global":
+        _show_who_has_seen(paths)
     return 0
 
 
 # --- what is waited for --------------------------------------------------------------------------------------------
 
 
-def _left(own_id: int) -> Condition:
+def left(own_id: int) -> Condition:
     """This host says that it is in maintenance: the VM has left. Raises Refusal when it cannot leave."""
 
     def condition(_snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
         own = hosts.records().get(own_id)
         if own is None or own_id not in hosts.alive:
             return "this host's agent does not report", False
-        if own.maintenance:
+        found = upkeep.of_host(own)
+        if found["state"] == PREPARED:
             return "in maintenance", True
-        phase = own.get("maintenance_state")
-        if phase == PREPARING_FAILED:
+        if found["state"] == PREPARING_FAILED:
             raise Refusal(
                 "error-in-preparing",
-                f"Error in preparing: the engine VM cannot leave this host and goes on here "
-                f"({own.get('problem') or own.get('state')}). This host stays on its way into maintenance; "
-                "--mode=none ends that",
+                f"Error in preparing: the engine VM cannot leave this host and goes on here: "
+                f"{found['why'] or own.get('problem') or own.get('state')}. This host stays on its way into "
+                "maintenance; --mode=none ends that, and --mode=local after it tries anew",
             )
-        return (phase or "the agent has not begun yet") + f" ({own.get('phase') or own.get('state')})", False
+        if found["state"] and hosts.global_maintenance.value:
+            raise Refusal(
+                "global-maintenance",
+                "Preparing, and the engine VM does not move: global maintenance is on. Local maintenance stays asked, "
+                "and goes on when global maintenance ends; --mode=none ends both",
+            )
+        return upkeep.text_of(found) or f"the agent has not begun yet ({own.get('phase') or own.get('state')})", False
 
     return condition
 
 
 def _seen(_own_id: int) -> Condition:
-    return _agents("have seen it", lambda record: record.maintenance or _is_global(record))
+    return _agents("have seen it", upkeep.has_seen)
 
 
 def _back(_own_id: int) -> Condition:
@@ -98,65 +108,102 @@ def _is_global(record: Record) -> bool:
     return record.get("state") == State.GLOBAL_MAINTENANCE.value
 
 
-_CONDITIONS: Dict[str, Callable[[int], Condition]] = {"local": _left, "global": _seen, "none": _back}
+_CONDITIONS: Dict[str, Callable[[int], Condition]] = {"local": left, "global": _seen, "none": _back}
 
 
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
-def _reason(request: Request, mode: str) -> str:
-    given = request.value("--reason")
-    if given is None:
-        return ""
-    if mode != "local":
-        raise Refusal("usage", "--reason belongs to --mode=local: the cluster's flag has no room for a text")
+def reason_of(request: Request) -> str:
+    """Raises Refusal for one that does not fit into a slot."""
     # The slot is ASCII, and its fields end at a bar.
-    reason = " ".join(given.encode("ascii", "replace").decode().split()).replace("|", "/")
+    reason = " ".join((request.value("--reason") or "").encode("ascii", "replace").decode().split()).replace("|", "/")
     if len(reason) > _REASON_LENGTH:
         raise Refusal("usage", f"--reason: expected at most {_REASON_LENGTH} characters, found {len(reason)}")
     return reason
 
 
-def _enter_global(paths: HostPaths, link: BrokerLink) -> None:
+def _enter_global(paths: HostPaths, link: BrokerLink, reason: str) -> None:
     _write_global(link, True)
-    say("Global maintenance is on: no host starts, stops or moves the engine VM")
-    if load_ha_conf(paths.ha_conf).maintenance:
+    say(
+        "Global maintenance is on, read back from the shared volume: no host starts, stops or moves the engine VM"
+        + (f" ({reason})" if reason else "")
+    )
+    try:
+        # After the flag, and a second later: words from before it was last seen to be off belong to an earlier one.
+        conf = save_ha_conf(paths.ha_conf, global_since=int(SystemClock().wall()) + 1, global_reason=reason)
+    except (ConfigError, OSError) as error:
+        warn(f"When and why it was asked is not kept: {explain(error)}")  # the cluster's flag is on all the same
+        return
+    if conf.maintenance:
         say("This host stays in local maintenance as well; --mode=none ends both")
 
 
+def _show_who_has_seen(paths: HostPaths) -> None:
+    """At this moment; who wants all of them waits. The flag is on, whoever cannot be asked now."""
+    try:
+        with link_to_broker(paths, LOOK_SECONDS) as link:
+            say(upkeep.seen_line(read_hosts(link.snapshot(), link.is_host_alive())))
+    except BrokerError as error:
+        warn(f"Which hosts have seen it is not known: {explain(error)}")
+        return
+    say("Every live host sees it within 20 s: --vm-status shows who has, --wait waits for all")
+
+
 def _enter_local(paths: HostPaths, link: BrokerLink, reason: str) -> None:
-    save_ha_conf(paths.ha_conf, local_maintenance=True, manual=True, reason=reason)
-    say("Local maintenance is on: this host takes no engine VM")
+    save_ha_conf(paths.ha_conf, local_maintenance=True, manual=True, reason=reason, end_reason="")
+    say("Local maintenance is on: this host takes no engine VM" + (f" ({reason})" if reason else ""))
     try:
         snapshot = link.snapshot()
     except BrokerError as error:
         # Written is written: the agent reads the file when it runs again.
         warn(f"It takes effect when the daemons run. {explain(error)}")
         return
-    engine = snapshot.monitors.engine.value
-    if engine is not None and engine.status.vm is Vm.UP:
+    engine, flag = snapshot.monitors.engine.value, global_flag(snapshot).value
+    if engine is not None and engine.status.vm is Vm.UP and not flag:
         say("The engine VM runs here and moves to another host now; --vm-status shows when it has left")
-    if global_flag(snapshot).value:
-        say("Global maintenance stays on, and nothing moves while it is; --mode=none ends both")
+    if flag:
+        say("Global maintenance is on and stays on; nothing moves while it is; --mode=none ends both")
+    else:
+        say("Global maintenance is not changed: it is off" if flag is False else "Global maintenance is not changed")
 
 
-def _leave_both(paths: HostPaths, link: BrokerLink) -> None:
+def _leave_both(paths: HostPaths, link: BrokerLink, reason: str) -> None:
     """Tries both, whatever becomes of the first. Raises Refusal with every failure, after saying what was done."""
     failures: List[Exception] = []
     before = _attempt(lambda: load_ha_conf(paths.ha_conf), failures)
-    if before is not None and _attempt(lambda: _clear_local(paths, before), failures) is not None:
+    if before is not None and _attempt(lambda: _clear_local(paths, before, reason), failures) is not None:
         say("Local maintenance of this host is off" + ("" if before.maintenance else ", as it was"))
+    was_on = _attempt(lambda: global_flag(link.snapshot()).value, [])
     if _attempt(lambda: _write_global(link, False), failures) is not None:
-        say("Global maintenance of the cluster is off")
+        say("Global maintenance of the cluster is off" + (", as it was" if was_on is False else ""))
+        _attempt(lambda: _name_who_stays(link), [])
     if failures:
         refusals = [explain(failure) for failure in failures]
         raise Refusal(refusals[0].code, "\n".join(str(refusal) for refusal in refusals))
 
 
-def _clear_local(paths: HostPaths, before: HaConf) -> HaConf:
-    if before == HaConf():
+def _clear_local(paths: HostPaths, before: HaConf, reason: str) -> HaConf:
+    if before == HaConf() and not reason:
         return before  # nothing to change, nothing to write: a host that never was in maintenance has no such file
-    return save_ha_conf(paths.ha_conf, local_maintenance=False, manual=False, reason="")
+    return save_ha_conf(
+        paths.ha_conf,
+        local_maintenance=False,
+        manual=False,
+        reason="",
+        end_reason=reason,
+        global_reason="",
+        global_since=0,
+    )
+
+
+def _name_who_stays(link: BrokerLink) -> None:
+    """One host's local maintenance is that host's affair."""
+    snapshot = link.snapshot()
+    hosts = read_hosts(snapshot, ())
+    others = [hosts.name(h) for h, one in hosts.records().items() if one.maintenance and h != snapshot.host_id]
+    if others:
+        say(f"Still in local maintenance: {', '.join(others)}; --mode=none there ends it")
 
 
 def _write_global(link: BrokerLink, wanted: bool) -> bool:

@@ -3,6 +3,7 @@
 import json
 from typing import Any, Dict, List
 
+from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.deployment import (
     deployed_conf,
     fetched_vm_conf,
@@ -31,6 +32,7 @@ _LABELS = {
     "live-data": "Status up-to-date",
     "invalid": "Slot",
 }
+_UPKEEP = "Maintenance"
 _LAST = "Extra metadata (valid at timestamp)"
 
 
@@ -116,6 +118,7 @@ def _as_json(view: View, own_id: int) -> Dict[str, Any]:
     for struct in structs(view.hosts, own_id):
         host_id = struct["host-id"]
         struct["sanlock"] = view.lease_of(host_id)
+        struct["maintenance-state"] = upkeep.of_host(view.hosts.records().get(host_id))
         struct["sources"] = {
             "slot": _origin(view.slots),
             "live-data": _origin(view.live if view.live.source != CLOCK or host_id == own_id else Origin(NOBODY, None)),
@@ -138,10 +141,10 @@ def _origin(origin: Origin) -> Dict[str, Any]:
 def _print(view: View, own_id: int) -> None:
     lines: List[str] = []
     banner = ["", "", _BANNER] if view.hosts.global_maintenance.value else []
-    lines += banner
+    lines += [*banner, *upkeep.cluster_lines(view.hosts)]
     for struct in structs(view.hosts, own_id):
         lines += ["", "", f"--== Host {struct['hostname']} (id: {struct['host-id']}) status ==--", ""]
-        lines += _host_lines(struct)
+        lines += _host_lines(struct, upkeep.of_host(view.hosts.records().get(struct["host-id"])))
     lines += banner
     if view.problems:
         lines += ["", "", f"This host (id: {own_id}) has problems:"]
@@ -162,7 +165,7 @@ def _found(view: View) -> List[str]:
     return lines
 
 
-def _host_lines(struct: Dict[str, Any]) -> List[str]:
+def _host_lines(struct: Dict[str, Any], maintenance: Dict[str, Any]) -> List[str]:
     extra = str(struct.pop("extra"))
     del struct["local-host"]
     shown = dict(struct)
@@ -171,6 +174,8 @@ def _host_lines(struct: Dict[str, Any]) -> List[str]:
     if "invalid" in shown:
         shown["invalid"] = "invalid: {reason} {detail}".format(**shown["invalid"]).rstrip()
     lines = [f"{_LABELS.get(key, key).ljust(_WIDTH)}: {value}" for key, value in shown.items()]
+    if upkeep.text_of(maintenance):
+        lines.append(f"{_UPKEEP.ljust(_WIDTH)}: {upkeep.text_of(maintenance)}")
     if extra:
         lines.append(f"{_LAST.ljust(_WIDTH)}:")
         lines += [f"\t{line}" for line in extra.splitlines()]

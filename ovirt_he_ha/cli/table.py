@@ -5,8 +5,10 @@ import shutil
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, TextIO, Tuple
 
+from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.sources import View
 from ovirt_he_ha.core.model import Invalid, Record
+from ovirt_he_ha.core.moving import PREPARING_FAILED
 
 _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 _GAP = "  "
@@ -89,7 +91,7 @@ def _values(record: Record) -> Dict[str, str]:
         "VM": record.engine.vm.value if record.engine else "unknown",
         "HEALTH": record.engine.health.value if record.engine else "unknown",
         "STATE": "stopped" if record.stopped else record.get("state") or "?",
-        "MAINTENANCE": "local" if record.maintenance else record.get("maintenance_state") or "-",
+        "MAINTENANCE": upkeep.WORDS.get(upkeep.state_of(record), upkeep.state_of(record)) or "-",
     }
 
 
@@ -133,11 +135,25 @@ def _below(view: View, coloured: bool) -> List[str]:
     lines = []
     if view.hosts.global_maintenance.value:
         lines.append(_paint("!! The cluster is in GLOBAL MAINTENANCE !!", _YELLOW, coloured))
+        lines += [_plain(line) for line in upkeep.cluster_lines(view.hosts)]
+    lines += _leaving(view, coloured)
     owner = view.owner.value
     if owner is not None:
         holder = f"host {view.hosts.name(owner.host_id)}" if owner.host_id else "nobody"
         lines.append(_plain(f"The VM's lease is held by {holder}, read {view.owner.age or 0.0:.0f} s ago"))
     lines += [_paint(_plain(problem.text), _RED, coloured) for problem in view.problems]
+    return lines
+
+
+def _leaving(view: View, coloured: bool) -> List[str]:
+    """What is worth a line of its own: a host on its way, and one that cannot leave."""
+    lines = []
+    for host_id, record in view.hosts.records().items():
+        struct = upkeep.of_host(record)
+        if struct["why"] or (struct["state"] and struct["reason"]):
+            colour = _RED if struct["state"] == PREPARING_FAILED else ""
+            text = f"Maintenance of host {view.hosts.name(host_id)}: {upkeep.text_of(struct)}"
+            lines.append(_paint(_plain(text), colour, coloured))
     return lines
 
 

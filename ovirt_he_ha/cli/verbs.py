@@ -81,7 +81,7 @@ VERBS: Dict[str, Verb] = {
         "global  no host starts, stops or moves the engine VM\n"
         "local   this host gives the engine VM away and takes none; global maintenance stays as it is\n"
         "none    ends both, on this host and for the cluster\n"
-        "--reason is kept with a local maintenance and shown to the other hosts.\n"
+        "--reason is kept, written into the ledger and shown on every host with the maintenance it began or ended.\n"
         "Returns when the change is on disk: the global flag is read back from the shared volume, within 30 s.\n"
         "--wait waits until it has come into effect: local, the VM has left this host (900 s unless told otherwise);\n"
         "global and none, every live host says so (60 s).",

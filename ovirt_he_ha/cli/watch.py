@@ -21,6 +21,10 @@ from ovirt_he_ha.core.model import Record
 LONGEST = 10.0  # wall seconds between two looks: what nobody tells of grows old meanwhile
 ASK = 2.0  # wall seconds between two questions to a broker that does not answer
 PAUSE = 0.5  # wall seconds between two looks at the least, whatever the broker says
+_TOLD = (
+    "state", "phase", "problem", "maintenance_state", "maintenance_why", "maintenance_reason", "maintenance_ended",
+    "global_since", "global_reason",
+)  # fmt: skip
 _HOME, _REST, _LINE = "\x1b[H\x1b[2J", "\x1b[J", "\x1b[K"
 
 As_json = Callable[[View], Dict[str, Any]]
@@ -51,7 +55,7 @@ class Frame:
 def _meaning(found: Any) -> Tuple[Any, ...]:
     if not isinstance(found, Record):
         return (getattr(found, "reason", ""),)
-    said = tuple(found.get(key) for key in ("state", "phase", "problem", "maintenance_state"))
+    said = tuple(found.get(key) for key in _TOLD)
     return (found.hostname, found.score, found.engine, found.maintenance, found.stopped, said)
 
 

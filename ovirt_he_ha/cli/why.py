@@ -7,6 +7,7 @@ import textwrap
 import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
+from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.deployment import deployed_conf, link_to_broker
 from ovirt_he_ha.cli.explanation import Cluster, explain
 from ovirt_he_ha.cli.host_story import UPSTREAM, HostSeen, clock, duration
@@ -48,6 +49,7 @@ def why(request: Request) -> int:
         known = ", ".join(str(host.host_id) for host in cluster.hosts) or "none"
         raise Refusal("no-such-host", f"--host: expected a host that has published ({known}), found {wanted}")
     answer = explain(cluster)
+    answer["maintenance"] = upkeep.of_cluster(view.hosts)
     answer["problems"] = [problem._asdict() for problem in view.problems]
     answer["sources"] = _sources(view)
     if wanted is not None:
@@ -57,7 +59,7 @@ def why(request: Request) -> int:
             answer["error"] = {"code": "no-hosts", "message": answer["answer"]["text"]}
         say(json.dumps(answer))
     else:
-        _print(answer, cluster)
+        _print(answer, cluster, upkeep.cluster_lines(view.hosts))
     return 0 if cluster.hosts else 1
 
 
@@ -144,10 +146,12 @@ def _is_live(view: View, own_id: int, host_id: int) -> Optional[bool]:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def _print(answer: Struct, cluster: Cluster) -> None:
+def _print(answer: Struct, cluster: Cluster, flag: List[str]) -> None:
     width = max(_NARROWEST, min(width_of(sys.stdout), 120))
     text = textwrap.fill(_plain(answer["answer"]["text"]), width)
     say(f"{_BOLD}{text}{_PLAIN}" if is_coloured(sys.stdout) else text)
+    for line in [wrapped for each in flag for wrapped in _wrapped("", each, width, 0)]:
+        say(_plain(line))
     for line in _lines(answer, cluster, width):
         say(_plain(line))
     for problem in answer["problems"]:
@@ -261,10 +265,9 @@ def _guarded(host: Struct) -> Iterator[Tuple[str, str]]:
 
 
 def _in_maintenance(host: Struct) -> Iterator[Tuple[str, str]]:
-    found = host["maintenance"]
-    if found["local"] or found["state"]:
-        reason = f": {found['reason']}" if found["reason"] else ""
-        yield "maint.", f"local maintenance, {found['state'] or 'in effect'}{reason}"
+    text = upkeep.text_of(host["maintenance"])
+    if text:
+        yield "maint.", f"local maintenance, {text}"
 
 
 def _score_line(score: Struct) -> str:

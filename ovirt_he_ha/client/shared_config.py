@@ -191,7 +191,7 @@ class _Call:
             flag = parse_boolean(value)
         except ValueError:
             raise SharedConfigError("value", f"{key}: expected True or False, found {value!r}") from None
-        save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})  # type: ignore[arg-type]
+        save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})
 
     def _set_shared(self, key: str, value: str) -> None:
         check_hosted_engine_value(f"{self._volume_path()}: hosted-engine.conf", key, value)

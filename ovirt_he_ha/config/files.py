@@ -9,7 +9,7 @@ import configparser
 import os
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ovirt_he_ha.config.schema import (
     AGENT_SECTIONS,
@@ -90,11 +90,16 @@ class HostedEngineConf:
 
 @dataclass(frozen=True)
 class HaConf:
-    """``ha.conf``. ``maintenance`` is what counts: asked by an operator or through the engine."""
+    """``ha.conf``. ``maintenance`` is what counts: asked by an operator or through the engine. ``global_since``: when
+    the cluster's maintenance was last asked on this host, in seconds since the epoch, 0 for never; ``global_reason``:
+    with which words. The flag itself is on the shared volume."""
 
     local_maintenance: bool = False
     manual: bool = False
     reason: str = ""
+    end_reason: str = ""
+    global_reason: str = ""
+    global_since: int = 0
 
     @property
     def maintenance(self) -> bool:
@@ -228,31 +233,24 @@ def load_ha_conf(path: PathLike) -> HaConf:
 
 
 def _ha_conf(path: PathLike, values: Mapping[str, str]) -> HaConf:
-    flags: Dict[str, bool] = {}
+    found: Dict[str, Any] = {key.attribute: values.get(key.name, "") for key in HA_KEYS}
     for key in HA_KEYS[:2]:
-        flags[key.attribute] = bool(_parsed(path, key, values[key.name])) if key.name in values else False
-    return HaConf(reason=values.get(HA_KEYS[2].name, ""), **flags)
+        found[key.attribute] = bool(_parsed(path, key, values[key.name])) if key.name in values else False
+    since = str(found["global_since"])  # nothing but a text hangs on it: what is no number refuses nothing
+    found["global_since"] = int(since[:12]) if since.isascii() and since.isdigit() else 0
+    return HaConf(**found)
 
 
-def save_ha_conf(
-    path: PathLike,
-    local_maintenance: Optional[bool] = None,
-    manual: Optional[bool] = None,
-    reason: Optional[str] = None,
-) -> HaConf:
-    """Change what is not None, keep every other line, comments and unknown keys included. Returns what the file now
-    says.
+def save_ha_conf(path: PathLike, **changes: Union[bool, int, str, None]) -> HaConf:
+    """Change the fields of HaConf that are given and not None, keep every other line, comments and unknown keys
+    included. Returns what the file now says.
 
     Writers exclude each other by a lock on the file (also against oVirt's own tools). Raises ConfigError if the
     present content does not parse (nothing is written then) or the lock is held for more than 5 s, OSError if the file
     cannot be written.
     """
-    changes = {
-        "local_maintenance": None if local_maintenance is None else str(local_maintenance),
-        "local_maintenance_manual": None if manual is None else str(manual),
-        "local_maintenance_reason": None if reason is None else " ".join(reason.split()),
-    }
-    wanted = {name: text for name, text in changes.items() if text is not None}
+    names = {key.attribute: key.name for key in HA_KEYS}
+    wanted = {names[field]: " ".join(str(value).split()) for field, value in changes.items() if value is not None}
     lock = locked(path)
     try:
         text = read_text(path)

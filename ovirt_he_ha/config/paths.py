@@ -28,6 +28,7 @@ class HostPaths:
         # know.
         self.run_dir = self.root / "run" / "ovirt-hosted-engine-ha"
         self.broker_socket = self.run_dir / "broker.socket"
+        self.host_shutdown = self.run_dir / "host-shutdown"
         self.vm_conf = self.run_dir / "vm.conf"
         self.vm_conf_fallback = self.run_dir / "vm.conf.fallback"
         # libvirt's: which lock manager its daemon uses, and which process that is (monolithic, or one per driver).

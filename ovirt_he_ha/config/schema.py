@@ -206,6 +206,9 @@ HA_KEYS: Tuple[Key, ...] = (
     Key("local_maintenance", "local_maintenance", BOOLEAN, "maintenance asked through the engine", False),
     Key("local_maintenance_manual", "manual", BOOLEAN, "maintenance asked by an operator", False),
     Key("local_maintenance_reason", "reason", TEXT, "why, in the words of who asked"),
+    Key("maintenance_end_reason", "end_reason", TEXT, "why it was ended, in the words of who did"),
+    Key("global_maintenance_reason", "global_reason", TEXT, "why the cluster's was asked on this host"),
+    Key("global_maintenance_since", "global_since", TEXT, "when, in seconds since the epoch"),
 )
 
 

@@ -41,6 +41,11 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
         ),
         "local-maintenance": Word(EVENT, "local maintenance is ended on that host", f"There: {_NONE_MODE}"),
         "local-maintenance-unknown": Word(EVENT, "ha.conf can be read", "Mend ha.conf on that host"),
+        "host-shutdown": Word(
+            EVENT,
+            "that host is up again",
+            "If it does not go down after all: hosted-engine --host-shutdown --cancel there",
+        ),
         "agent-stopped": Word(EVENT, "the agent is started", "There: systemctl start ovirt-ha-agent"),
         "reinitializing": Word(TIME, "this host has looked at everything once", timers=("reinitialize",)),
         # --- knowing enough to start

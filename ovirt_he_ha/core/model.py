@@ -306,7 +306,10 @@ class HostFacts:
     ``definition_problem``: empty, or why the VM's definition is refused (``no-lease``, ``foreign-lease``, ``qcow2``
     ...). ``lease``: the computed lease. ``can_migrate``: this host may receive the VM (``mig=1`` is published).
     ``migration_address``: where a peer sends the VM, empty if none. ``cpu_model``: digest published for D7's fit.
-    ``local_maintenance`` unknown: ha.conf could not be read.
+    ``local_maintenance`` unknown: ha.conf could not be read. It is True as well while the host goes down; then
+    ``leave_by`` is the moment (monotonic) by which the VM must have left or ended, None otherwise. ``end_reason``: why
+    the last local maintenance was ended. ``global_reason``, ``global_since`` (seconds since the epoch, 0: not asked
+    here): the words with which the cluster's maintenance that is on was asked on this host.
     """
 
     host_id: int
@@ -314,6 +317,10 @@ class HostFacts:
     boot_id: str
     local_maintenance: Reading[bool] = Reading()
     maintenance_reason: str = ""
+    end_reason: str = ""
+    global_reason: str = ""
+    global_since: int = 0
+    leave_by: Optional[float] = None
     memory_needed: int = 0  # MiB
     conf_timestamp: int = 0
     lease: Optional[LeaseId] = None

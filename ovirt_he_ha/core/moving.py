@@ -11,6 +11,7 @@ from ovirt_he_ha.core.situation import Situation, is_fresh, lease_text
 
 # Why it moves.
 MAINTENANCE = "maintenance"
+SHUTDOWN = "host-shutdown"
 NETWORK = "network"
 BETTER_PEER = "better-peer"
 
@@ -33,7 +34,7 @@ def purpose(sit: Situation, d: Draft, settled: bool) -> str:
     if sit.in_local_maintenance:
         d.maintenance_state = PREPARING
         d.keep(better_peer_since=None)
-        return MAINTENANCE
+        return MAINTENANCE if sit.snapshot.host.leave_by is None else SHUTDOWN
     gap = _better_by(sit) if settled and sit.slots_fresh and not sit.hands_off else None
     if gap is None:
         d.keep(better_peer_since=None)
@@ -91,6 +92,8 @@ def is_cold_move_wanted(sit: Situation, why: str) -> bool:
     off?"""
     if why == MAINTENANCE and not sit.in_local_maintenance:
         return False
+    if why == SHUTDOWN:
+        return sit.snapshot.host.leave_by is not None
     return why not in COLD or cold_target(sit) is not None
 
 
@@ -133,12 +136,12 @@ def move(sit: Situation, d: Draft, why: str) -> Optional[Tuple[str, float]]:
     """One step of a move: order a migration, wait, or say why not. Returns (stop purpose, limit) when the VM has to
     be handed over cold, else None."""
     tries = d.carried.migration_tries
-    limit = 1 if why == NETWORK else sit.timers.migration_tries
+    limit = 1 if why in (NETWORK, SHUTDOWN) else sit.timers.migration_tries
     if _in_the_way(sit, d):
         return None
     if tries >= limit:
         d.problem("migration-error", tries=tries, detail=d.carried.migration_error)
-        if why == NETWORK:
+        if why in (NETWORK, SHUTDOWN):
             return _cold(sit, d, why)
         _failed(d)
         return None
@@ -146,12 +149,26 @@ def move(sit: Situation, d: Draft, why: str) -> Optional[Tuple[str, float]]:
         d.because("migration-failed", tries=tries, detail=d.carried.migration_error)
         d.ahead("migration-retry", d.carried.next_migration_at)
         return None
-    at_least = 0 if why == MAINTENANCE else running_score(sit) + sit.timers.better_gap
+    at_least = 0 if _is_leaving(why) else running_score(sit) + sit.timers.better_gap
     target = live_target(sit, at_least)
-    if target is None or target.record is None:
+    if target is None or target.record is None or _time_to_move(sit) <= 0:
         return _cold(sit, d, why)
     _order(sit, d, why, target.host_id, target.record.get("mig.uri"))
     return None
+
+
+def _is_leaving(why: str) -> bool:
+    """Somebody wants the host without the VM, however good it is."""
+    return why in (MAINTENANCE, SHUTDOWN)
+
+
+def _time_to_move(sit: Situation) -> float:
+    """Seconds that a migration may take: less than usual where this host goes down and must end what did not move."""
+    usual = sit.timers.migration_deadline(sit.snapshot.host.memory_needed)
+    leave_by = sit.snapshot.host.leave_by
+    if leave_by is None:
+        return usual
+    return min(usual, leave_by - sit.now - sit.timers.host_shutdown_stop - sit.timers.power_off_deadline)
 
 
 def _in_the_way(sit: Situation, d: Draft) -> bool:
@@ -166,7 +183,7 @@ def _in_the_way(sit: Situation, d: Draft) -> bool:
 
 
 def _order(sit: Situation, d: Draft, why: str, target_id: int, address: str) -> None:
-    deadline = sit.timers.migration_deadline(sit.snapshot.host.memory_needed)
+    deadline = _time_to_move(sit)
     action = Action(ActionKind.MIGRATE, target_id, address, deadline)
     if not d.act(action):
         return
@@ -180,16 +197,23 @@ def _order(sit: Situation, d: Draft, why: str, target_id: int, address: str) -> 
 
 def count_move(sit: Situation, d: Draft, why: str) -> None:
     """Only moves for a better score are counted: maintenance is somebody's will."""
-    if why != MAINTENANCE:
+    if not _is_leaving(why):
         d.spend(moves=(*recent(sit, d.carried.budgets.moves), sit.now))
 
 
 def _cold(sit: Situation, d: Draft, why: str) -> Optional[Tuple[str, float]]:
+    if why == SHUTDOWN:  # it ends with this host anyway; a guest that is asked first ends whole
+        return why, _time_to_stop(sit)
     if cold_target(sit) is None or not sit.slots_fresh:
         d.problem("no-target")
         _failed(d)
         return None
     return (MAINTENANCE if why == MAINTENANCE else HAND_OVER), sit.timers.acpi_stop
+
+
+def _time_to_stop(sit: Situation) -> float:
+    left = (sit.snapshot.host.leave_by or sit.now) - sit.now - sit.timers.power_off_deadline
+    return max(sit.timers.acpi_stop, min(sit.timers.host_shutdown_stop, left))
 
 
 def _failed(d: Draft) -> None:

@@ -24,6 +24,7 @@ from ovirt_he_ha.core.model import (
     State,
     Vm,
 )
+from ovirt_he_ha.core.moving import PREPARED, PREPARING
 from ovirt_he_ha.core.situation import Situation, lease_text, peer_lease_conflicts
 from ovirt_he_ha.core.timers import announced_bounds
 
@@ -117,8 +118,7 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     host = sit.snapshot.host
     lines = [("state", d.state.value), *_timeout(sit, d), *_since(sit, d)]
     lines += [("phase", d.phase), ("problem", ",".join(d.problems))]
-    if d.maintenance_state:
-        lines += [("maintenance_state", d.maintenance_state), ("maintenance_reason", host.maintenance_reason)]
+    lines += _maintenance(sit, d)
     lines += _guard(sit)
     lines += _migration(sit, d)
     lines += [("cpu", host.cpu_model), ("mem", _memory(sit)), ("lease", lease_text(host.lease))]
@@ -130,6 +130,45 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [("score.zero", card.zero_reason)]
     lines += reasons.published(d.reasons, d.countdowns, sit.now)
     return [(key, value) for key, text in lines if (value := _line(text))]
+
+
+# What keeps a host from being in maintenance, the most telling first.
+_IN_THE_WAY = (
+    "fence-stuck", "fencing", "migration-error", "no-target", "global-maintenance", "global-maintenance-unknown",
+    "migration-overdue", "migrating", "migration-failed", "migration-foreign", "power-off", "stopping",
+    "migrated-away", "engine-unknown", "paused-tolerated", "start-running",
+)  # fmt: skip
+_LONGEST_WHY = 200
+
+
+def _maintenance(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
+    """This host's maintenance, and with which words the cluster's was asked here. Every step on the way is named: a
+    peer must not send the VM to a host that is leaving, whatever state that is in."""
+    host = sit.snapshot.host
+    lines = []
+    state = _maintenance_state(sit, d)
+    if state:
+        why = _obstacle(d) if state != PREPARED else ""
+        lines += [("maintenance_state", state), ("maintenance_why", why)]
+        lines += [("maintenance_reason", host.maintenance_reason[:_LONGEST_WHY])]
+    else:
+        lines += [("maintenance_ended", host.end_reason[:_LONGEST_WHY])]
+    if host.global_since:
+        lines += [("global_since", str(host.global_since)), ("global_reason", host.global_reason[:_LONGEST_WHY])]
+    return lines
+
+
+def _maintenance_state(sit: Situation, d: Draft) -> str:
+    if d.maintenance_state or not sit.in_local_maintenance or d.state is State.AGENT_STOPPED:
+        return d.maintenance_state
+    rests = d.state is State.GLOBAL_MAINTENANCE and sit.facts is not None and not sit.vm_here
+    return PREPARED if rests else PREPARING
+
+
+def _obstacle(d: Draft) -> str:
+    by_code = {why.code: why for why in reversed(d.reasons)}
+    found = next((by_code[code] for code in _IN_THE_WAY if code in by_code), None)
+    return "" if found is None else reasons.describe(found)[:_LONGEST_WHY]
 
 
 def _timeout(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
@@ -245,6 +284,9 @@ def _say_host(sit: Situation, d: Draft) -> None:
     host = sit.snapshot.host
     if not host.local_maintenance.known:
         d.problem("local-maintenance-unknown", why=host.local_maintenance.unknown)
+    if host.leave_by is not None:
+        d.because("host-shutdown")
+        d.ahead("host-shutdown", host.leave_by)
     if sit.view.too_new:
         d.problem("too-new", hosts=",".join(str(host_id) for host_id in sit.view.too_new[:20]))
     for name, state in sit.missing_lockspaces():

@@ -19,6 +19,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "global-maintenance-unknown": "Slot 0 is unreadable ({why}): nothing is started, stopped or moved",
         "local-maintenance": "This host is in local maintenance: it does not start the VM",
         "local-maintenance-unknown": "ha.conf cannot be read ({why}): treated as maintenance for starting",
+        "host-shutdown": "This host goes down: the VM is moved or stopped before",
         "agent-stopped": "The agent was told to stop",
         "reinitializing": "Looking at everything anew before deciding",
         # --- knowing enough to start
@@ -137,6 +138,7 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
         "hung-budget": "the next restart of a hung VM is allowed",
         "migration-deadline": "the migration is aborted",
         "migration-retry": "next migration attempt",
+        "host-shutdown": "this host goes down",
         "destination-ack": "the destination must have published the VM",
         "away": "the VM counts as lost",
         "power-off": "the VM is powered off",

@@ -155,6 +155,11 @@ class Timers:
     destination_ack: float = _row(20.0, 5.0, 60.0)
     # ACPI before destroy in a cold hand-over: the database gets 15 s of the 90 s that a network loss may cost.
     acpi_stop: float = _row(15.0, 1.0, 60.0)
+    # An orderly shutdown of the VM's host waits for so long at the most until the VM has moved or ended; 600 s move
+    # 15 GiB at the slowest migration that we accept. systemd's limit in ovirt-ha-host-shutdown.service is 30 s longer.
+    host_shutdown: float = _row(600.0, 60.0, 3600.0)
+    # Of that, what is kept for a guest that did not move: to shut down by itself, before it is powered off.
+    host_shutdown_stop: float = _row(60.0, 15.0, 300.0)
 
     def check(self) -> Tuple[str, ...]:
         """Every violated range and rule, as a sentence with the values; empty when the table is sound."""
@@ -229,6 +234,10 @@ _RULES: Tuple[_Rule, ...] = (
         lambda t: t.slot_read_well + t.cycle + t.rank_step <= t.score_zero_after_crash,
     ),
     ("liveness_limit + rank_step < last_resort", lambda t: t.liveness_limit + t.rank_step < t.last_resort),
+    (
+        "host_shutdown_stop + power_off_deadline <= host_shutdown",
+        lambda t: t.host_shutdown_stop + t.power_off_deadline <= t.host_shutdown,
+    ),
     # No false alarm.
     ("hung_health < hung_alone", lambda t: t.hung_health < t.hung_alone),
     ("engine_poll + health_timeout < hung_health", lambda t: t.engine_poll + t.health_timeout < t.hung_health),

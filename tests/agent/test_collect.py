@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Dict, List, Optional
@@ -28,7 +29,14 @@ class Bench:
         self.effective = Effective("<domain/>", 2048, 900, "", "")
         self.published = PublishClock()
         identity = Identity(1, "h1", "boot", LEASE, AgentConf(migration_address="10.0.0.1", migration_uri=uri), "1.0")
-        workers = Workers(lambda: self.effective, lambda: None, lambda: "killing", lambda: "cpu-1")
+        self.host_shutdown: Optional[float] = None
+        workers = Workers(
+            lambda: self.effective,
+            lambda: None,
+            lambda: "killing",
+            lambda: "cpu-1",
+            host_shutdown=lambda: self.host_shutdown,
+        )
         self.collector = Collector(lambda: self.facts, identity, self.ha_conf, workers, self.clock, self.published)
 
     def collect(self) -> Snapshot:
@@ -159,3 +167,25 @@ def test_a_slot_with_the_same_bytes_is_decoded_once() -> None:
     assert memo.decode({2: bytes(bytearray(data))})[2] is first
     assert memo.decode({}) == {}
     assert memo.decode({2: data})[2] == first
+
+
+def test_words_of_an_earlier_global_maintenance_are_not_told_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.ha_conf.write_text("global_maintenance_reason=switch\nglobal_maintenance_since=1699999000\n")
+    bench.facts = replace(bench.facts, slots={0: slot.encode_global(True)}, slots_age=0.0)
+    assert bench.collect().host.global_reason == "switch"
+    bench.facts = replace(bench.facts, slots={0: slot.encode_global(False)})
+    assert bench.collect().host.global_since == 0
+    bench.facts = replace(bench.facts, slots={0: slot.encode_global(True)})
+    assert (bench.collect().host.global_reason, bench.collect().host.global_since) == ("", 0)
+
+
+def test_a_host_that_goes_down_counts_as_in_maintenance(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert bench.collect().host.leave_by is None
+    bench.host_shutdown = 40.0
+    found = bench.collect()
+    assert found.host.local_maintenance.value is True and found.host.leave_by == found.now + 40.0
+    assert found.host.maintenance_reason
+    bench.ha_conf.write_text("local_maintenance=True\nlocal_maintenance_reason=disks\n")
+    assert bench.collect().host.maintenance_reason == "disks"

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -34,8 +35,8 @@ def test_global_leaves_local_alone(world: World) -> None:
     run("--set-maintenance", "--mode=local")
     ran = run("--set-maintenance", "--mode=global")
     assert ran.status == 0 and world.slots[0] == ON
-    assert local(world) == HaConf(True, True, "")
-    assert "none" in ran.out
+    assert (local(world).maintenance, local(world).reason) == (True, "")
+    assert "--mode=none ends both" in ran.out
 
 
 def test_local_leaves_global_alone(world: World) -> None:
@@ -107,10 +108,69 @@ def test_an_unreadable_local_file_is_left_alone(world: World) -> None:
     assert world.paths.ha_conf.read_text() == "local_maintenance=perhaps\n"
 
 
-@pytest.mark.parametrize("words", [("--mode=global", "--reason=x"), ("--mode=local", "--reason=" + "x" * 201)])
-def test_a_reason_only_for_local_and_not_too_long(world: World, words: tuple) -> None:
-    assert run("--set-maintenance", *words).status == 1
+@pytest.mark.parametrize("mode", ["global", "local", "none"])
+def test_a_reason_that_is_too_long_for_a_slot_changes_nothing(world: World, mode: str) -> None:
+    ran = run("--set-maintenance", f"--mode={mode}", "--reason=" + "x" * 201)
+    assert ran.status == 1 and "200" in ran.err
     assert world.written == [] and not world.paths.ha_conf.exists()
+
+
+def test_every_mode_keeps_its_reason(world: World) -> None:
+    before = int(time.time())
+    assert "disks" in run("--set-maintenance", "--mode=local", "--reason=disks").out
+    assert "switch" in run("--set-maintenance", "--mode=global", "--reason=new switch").out
+    found = local(world)
+    assert (found.reason, found.global_reason, found.end_reason) == ("disks", "new switch", "")
+    assert before < found.global_since <= int(time.time()) + 1
+    assert run("--set-maintenance", "--mode=none", "--reason=done").status == 0
+    assert local(world) == HaConf(end_reason="done")
+    run("--set-maintenance", "--mode=local")
+    assert local(world) == HaConf(True, True)
+
+
+def test_global_names_the_hosts_that_have_seen_it(world: World) -> None:
+    world.publish(record(1), record(2, extra=(("state", "GlobalMaintenance"),)), record(3, stopped=True))
+    ran = run("--set-maintenance", "--mode=global")
+    assert ran.status == 0
+    assert "have seen it: 2 (host2); not yet: 1 (host1)\n" in ran.out
+
+
+def test_global_counts_although_its_reason_cannot_be_kept(world: World) -> None:
+    world.paths.ha_conf.write_text("local_maintenance=perhaps\n")
+    ran = run("--set-maintenance", "--mode=global", "--reason=x")
+    assert ran.status == 0 and world.slots[0] == ON and str(world.paths.ha_conf) in ran.err
+
+
+def test_local_says_that_global_is_not_touched(world: World) -> None:
+    world.engine(UP)
+    assert "Global maintenance is not changed: it is off" in run("--set-maintenance", "--mode=local").out
+    world.slots[0] = ON
+    ran = run("--set-maintenance", "--mode=local")
+    assert "stays on" in ran.out and "moves to another host now" not in ran.out
+    assert world.written == []
+
+
+def test_none_says_what_it_changed_and_what_it_did_not(world: World) -> None:
+    world.publish(record(1, maintenance=True), record(3, maintenance=True))
+    out = run("--set-maintenance", "--mode=none").out.splitlines()
+    assert len(out) == 3 and out[0].endswith("as it was") and out[1].endswith("as it was")
+    assert "3 (host3)" in out[2] and "1 (host1)" not in out[2]
+    world.slots[0] = ON
+    assert not run("--set-maintenance", "--mode=none").out.splitlines()[1].endswith("as it was")
+
+
+def test_waiting_for_a_vm_that_global_maintenance_holds_ends_at_once(world: World) -> None:
+    world.slots[0] = ON
+    extra = (("state", "GlobalMaintenance"), ("maintenance_state", "preparing"))
+    world.publish(record(1, engine=UP, extra=extra))
+    ran = run("--set-maintenance", "--mode=local", "--wait")
+    assert ran.status == 1 and "global maintenance" in ran.err and local(world).manual
+
+
+def test_a_host_without_the_vm_is_in_maintenance_in_global_maintenance_too(world: World) -> None:
+    world.slots[0] = ON
+    world.publish(record(1, extra=(("state", "GlobalMaintenance"), ("maintenance_state", "in-maintenance"))))
+    assert run("--set-maintenance", "--mode=local", "--wait").status == 0
 
 
 def test_a_volume_that_was_never_read_confirms_nothing(world: World) -> None:
@@ -137,10 +197,10 @@ def test_local_waits_until_the_vm_has_left(world: World) -> None:
 
 
 def test_a_vm_that_cannot_leave_is_told_with_the_cause(world: World) -> None:
-    extra = (("state", "EngineUp"), ("maintenance_state", "error-in-preparing"), ("problem", "no-target"))
+    extra = (("state", "EngineUp"), ("maintenance_state", "error-in-preparing"), ("maintenance_why", "Nobody has room"))
     world.publish(record(1, engine=UP, extra=extra))
     ran = run("--set-maintenance", "--mode=local", "--wait")
-    assert ran.status == 1 and "no-target" in ran.err and "--mode=none" in ran.err
+    assert ran.status == 1 and "Nobody has room" in ran.err and "--mode=none" in ran.err
 
 
 def test_an_agent_that_does_not_report_is_not_in_maintenance(world: World) -> None:

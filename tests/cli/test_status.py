@@ -336,3 +336,56 @@ def test_every_vm_state_is_shown_as_it_was_published(world: World, vm: Vm) -> No
     published = UP if vm is Vm.UP else EngineStatus(vm, Health.BAD, "unknown", "why")
     world.publish(record(1, engine=published))
     assert run("--vm-status", "--json").json["1"]["engine-status"]["vm"] == vm.value
+
+
+# --- maintenance ------------------------------------------------------------------------------------------------------
+
+
+def on_its_way(world: World, state: str, why: str = "", reason: str = "") -> None:
+    extra = (("state", "EngineUp"), ("maintenance_state", state), ("maintenance_why", why))
+    world.publish(record(1), record(2, engine=UP, extra=(*extra, ("maintenance_reason", reason)), extra_ok=True))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("preparing", "preparing: W"), ("error-in-preparing", "error in preparing: W; the VM keeps running there")],
+)
+def test_each_step_into_maintenance_is_shown_with_its_cause(world: World, state: str, words: str) -> None:
+    on_its_way(world, state, "W", "new disks")
+    found = run("--vm-status", "--json").json
+    told = {"state": state, "why": "W", "reason": "new disks", "seen_global": False}
+    assert found["2"]["maintenance-state"] == told
+    assert found["1"]["maintenance-state"]["state"] == ""
+    line = f": {words} (reason given: new disks)"
+    out = run("--vm-status").out
+    assert [each for each in out.splitlines() if each.startswith("Maintenance")] == ["Maintenance".ljust(35) + line]
+    table = run("--vm-status", "--table").out
+    assert f"Maintenance of host 2 (host2){line}" in table.splitlines()
+    assert f" {words.split(':')[0]} " in table.splitlines()[2]
+
+
+def test_a_host_in_maintenance_and_one_that_left_it(world: World) -> None:
+    ended = (("state", "EngineDown"), ("maintenance_ended", "disks are in"))
+    world.publish(record(1, maintenance=True), record(2, extra=ended, extra_ok=True))
+    lines = [line.split(":", 1)[1] for line in run("--vm-status").out.splitlines() if line.startswith("Maintenance ")]
+    assert lines == [" in maintenance", " ended: disks are in"]
+
+
+def test_who_has_seen_the_clusters_maintenance_and_why_it_is_on(world: World) -> None:
+    world.slots[0] = slot.encode_global(True)
+    seen = ("state", "GlobalMaintenance")
+    world.publish(
+        record(1, extra=(seen, ("global_since", "1700000000"), ("global_reason", "old")), extra_ok=True),
+        record(2, extra=(seen, ("global_since", "1700000500"), ("global_reason", "new switch")), extra_ok=True),
+        record(3),
+    )
+    expected = "Hosts that have seen it: 1 (host1), 2 (host2); not yet: 3 (host3)"
+    for words in (("--vm-status",), ("--vm-status", "--table"), ("--why",)):
+        text = " ".join(run(*words).out.split())
+        assert expected in text
+        assert "Asked on host 2 (host2) at " in text and ": new switch" in text
+    cluster = run("--why", "--json").json["maintenance"]
+    told = {"asked_on": 2, "since": 1700000500, "reason": "new switch"}
+    assert cluster == {"on": True, "seen": [1, 2], "not_seen": [3], **told}
+    world.slots[0] = slot.encode_global(False)
+    assert "have seen it" not in run("--vm-status").out

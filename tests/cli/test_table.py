@@ -46,7 +46,7 @@ def test_one_line_per_host(hosts: World) -> None:
     joined = [" ".join(line.split()) for line in lines]
     assert joined[0] == "ID HOST SCORE VM HEALTH STATE MAINTENANCE LIVE SANLOCK AGE FROM"
     assert joined[1] == "* 1 host1 3400 up good EngineUp - yes live 1 s broker"
-    assert joined[2].endswith(" 0 down bad EngineDown local yes live 1 s broker")
+    assert joined[2].endswith(" 0 down bad EngineDown in maintenance yes live 1 s broker")
     assert joined[3].startswith("3 host3 3400 down bad stopped -")
     assert "unreadable" in lines[4]
     assert lines[5] == "The VM's lease is held by host 1 (host1), read 2 s ago"

@@ -31,7 +31,7 @@ from ovirt_he_ha.core.reasons import countdown, reason
 from ovirt_he_ha.sim.coverage import UNIVERSE
 from tests.cli.world import DOWN, UP, World, record, run
 
-MEMBERS = ["answer", "next", "global_maintenance", "lease", "hosts", "do", "problems", "sources"]
+MEMBERS = ["answer", "next", "global_maintenance", "lease", "hosts", "do", "maintenance", "problems", "sources"]
 HOST_MEMBERS = [
     "host_id",
     "hostname",
@@ -385,6 +385,7 @@ def test_not_deployed(host: World) -> None:
 def test_maintenance_and_guard_are_told(world: World) -> None:
     extra = (
         ("maintenance_state", "error-in-preparing"),
+        ("maintenance_why", "No host can take the VM"),
         ("maintenance_reason", "new disks"),
         ("fence.state", "threatened"),
         ("fence.why", "guard-gone"),
@@ -394,10 +395,12 @@ def test_maintenance_and_guard_are_told(world: World) -> None:
     world.slot_ages = {2: 1.0}
     found = run("--why", "--json").json
     assert found["hosts"][0]["fence"] == {"state": "threatened", "why": "guard-gone", "in": 3.0}
-    assert found["hosts"][0]["maintenance"]["state"] == "error-in-preparing"
+    told = {"state": "error-in-preparing", "why": "No host can take the VM", "reason": "new disks"}
+    assert found["hosts"][0]["maintenance"] == {"local": False, "seen_global": False, **told}
     assert {step["action"]: step["in"] for step in found["next"]} == {"kill": 3.0, "move": None}
     out = run("--why").out
-    assert "local maintenance, error-in-preparing: new disks" in out
+    assert "local maintenance, error in preparing: No host can take the VM; the VM keeps running" in out
+    assert "(reason given: new disks)" in " ".join(out.split())
     assert "threatened guard-gone, killed in 3 s" in out
 
 

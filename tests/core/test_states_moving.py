@@ -91,6 +91,105 @@ def test_maintenance_moves_in_every_running_state(state):
     assert kind(up(state=state).runs(Health.BAD).local().step()) is MIGRATE
 
 
+def test_every_step_on_the_way_is_named():
+    """A peer must not send the VM to a host that is leaving, whatever state that is in."""
+    world = no_mig(up(), 2, 3).local()
+    decision = world.step()
+    assert kind(decision) is STOP
+    world.finish(Outcome.OK)
+    for _ in range(2):
+        decision = world.step(2)
+        assert decision.state is S.ENGINE_STOP
+        assert extra(decision)["maintenance_state"] == "preparing"
+        assert extra(decision)["maintenance_why"] == "Stopping the VM: maintenance"
+    world.gone(Exit.REQUESTED, status=DOWN)
+    assert extra(world.step(2))["maintenance_state"] == "in-maintenance"
+
+
+def test_why_a_host_cannot_get_into_maintenance_stands_in_its_slot():
+    world = up(peers=()).local()
+    world.host = replace(world.host, maintenance_reason="new disks", end_reason="earlier")
+    decision = world.step()
+    told = extra(decision)
+    assert decision.action is None
+    assert (told["maintenance_state"], told["maintenance_why"]) == ("error-in-preparing", "No host can take the VM")
+    assert told["maintenance_reason"] == "new disks" and "maintenance_ended" not in told
+    world.local(False)
+    told = extra(world.step())
+    assert told["maintenance_ended"] == "earlier" and "maintenance_state" not in told
+
+
+@pytest.mark.parametrize("here, state", [(True, "preparing"), (False, "in-maintenance")])
+def test_local_maintenance_beside_the_clusters(here, state):
+    world = up().local() if here else World().local()
+    world.global_maintenance = Reading.of(True)
+    decision = world.step()
+    assert (decision.state, decision.action) == (S.GLOBAL_MAINTENANCE, None)
+    assert extra(decision)["maintenance_state"] == state and not decision.record.maintenance
+    assert ("maintenance_why" in extra(decision)) == here
+
+
+# --- the host goes down -------------------------------------------------------------------------------------------
+
+
+def going_down(world, seconds=600.0):
+    world.local()
+    world.host = replace(world.host, leave_by=world.now + seconds)
+    return world
+
+
+def test_a_host_that_goes_down_moves_the_vm_first():
+    world = going_down(up())
+    decision = world.step()
+    assert decision.action == Action(MIGRATE, 2, "192.0.2.2", 120 + 4096 / 32)
+    assert events(decision)["host-shutdown"] == world.host.leave_by
+    assert extra(decision)["maintenance_state"] == "preparing"
+
+
+def test_a_move_ends_in_time_for_a_stop():
+    world = going_down(up(), 200.0)
+    decision = world.step()
+    assert decision.action.deadline == 200.0 - 60.0 - 30.0
+    assert world.step(110.0).abort_migration
+
+
+def test_after_one_failed_move_the_guest_is_asked_to_end():
+    world = going_down(up())
+    world.step()
+    decision = world.finish(Outcome.FAILED)
+    assert decision.action == Action(STOP, deadline=60.0)
+    assert decision.state is S.ENGINE_STOP
+
+
+@pytest.mark.parametrize("seconds, limit", [(600.0, 60.0), (80.0, 50.0), (20.0, 15.0)])
+def test_with_nobody_to_take_it_the_guest_is_asked_to_end_and_then_powered_off(seconds, limit):
+    world = going_down(up(peers=()), seconds)
+    decision = world.step()
+    assert decision.action == Action(STOP, deadline=limit)
+    world.finish(Outcome.OK)
+    assert kind(world.step(limit)) is ActionKind.POWER_OFF
+    world.gone(Exit.REQUESTED, status=DOWN)
+    decision = world.finish(Outcome.OK)
+    assert decision.state is S.LOCAL_MAINTENANCE and decision.record.maintenance
+
+
+def test_a_shutdown_that_was_called_off_leaves_the_vm_where_it_is():
+    world = going_down(up(peers=()))
+    world.step()
+    world.finish(Outcome.OK)
+    world.local(False)
+    world.host = replace(world.host, leave_by=None)
+    assert kind(world.step(61.0)) is None
+    assert world.decision.state is S.ENGINE_UP
+
+
+def test_s9_global_maintenance_keeps_hands_off_while_the_host_goes_down():
+    world = going_down(up())
+    world.global_maintenance = Reading.of(True)
+    for _ in range(5):
+        assert kind(world.step(30)) is None
+
+
 TARGETS = [
     ("not ours", {"extra": ()}),
     ("free text torn", {"extra_ok": False}),

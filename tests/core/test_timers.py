@@ -46,6 +46,10 @@ def test_an_empty_sequence_is_out_of_range():
         ({"destination_ack": 11.0}, "slot_read_alert + cycle <= destination_ack"),
         ({"score_zero_after_crash": 30.0}, "slot_read_well + cycle + rank_step <= score_zero"),
         ({"last_resort": 75.0}, "liveness_limit + rank_step < last_resort"),
+        (
+            {"host_shutdown": 60.0, "host_shutdown_stop": 31.0},
+            "host_shutdown_stop + power_off_deadline <= host_shutdown",
+        ),
         ({"hung_health": 200.0, "hung_alone": 150.0}, "hung_health < hung_alone"),
         ({"slot_read_well": 700.0}, "slot_read_well < full_scan"),
         ({"start_backoff_first": 700.0}, "start_backoff_first <= start_backoff_max"),
