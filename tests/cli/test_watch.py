@@ -126,7 +126,17 @@ def test_watch_draws_in_place_on_a_terminal_and_appends_elsewhere(
 def test_a_stream_of_its_own_process_ends_with_ctrl_c(world: World, conf: HostedEngineConf) -> None:
     env = {**os.environ, "OVIRT_HE_ROOT": str(world.root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ovirt_he_ha.cli.main", "--vm-status", "--stream"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+
+    def hear_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background begins deaf to it
+
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        preexec_fn=hear_ctrl_c,
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         assert "1" in json.loads(process.stdout.readline())
         world.publish(record(2, score=0))
