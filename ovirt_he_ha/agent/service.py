@@ -49,9 +49,9 @@ from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.lease_reader import LeaseReader
-from ovirt_he_ha.storage.local import LocalDomain
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Agent:
         self.told: queue.SimpleQueue[None] = queue.SimpleQueue()  # something in it: stop
         self.lost_broker = threading.Event()  # set while the broker does not answer
         self._broker_problem = ""
-        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        domain = domain_of(conf, paths)
         lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
         self._storage = SharedStorage(conf, clock)
         self._lease_reader = LeaseReader(lease, clock)
@@ -353,15 +353,12 @@ def parse_arguments(argv: List[str]) -> argparse.Namespace:
 def compose(paths: HostPaths) -> Agent:
     """The agent of this host; nothing runs and nothing was written yet.
 
-    Raises ConfigError, TimeScaleError, BindingMissing, SanlockMissing: one line each, with the file and key or the
-    package.
+    Raises ConfigError, DomainProblem, TimeScaleError, BindingMissing, SanlockMissing: one line each, with the file and
+    key or the package.
     """
     conf = load_hosted_engine_conf(paths.hosted_engine_conf)
     if not conf.configured:
         raise ConfigError(paths.hosted_engine_conf, "configured", "True, once the host is set up", "False")
-    if conf.domain_type != "local":
-        expected = "local (a directory that all hosts share)"
-        raise ConfigError(paths.hosted_engine_conf, "domainType", expected, repr(conf.domain_type))
     agent_conf, clock = load_agent_conf(paths.agent_conf), SystemClock()
     binding.load()
     return Agent(paths, conf, agent_conf, clock)
@@ -374,7 +371,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     faulthandler.enable(2)  # systemd ends a hanging agent by SIGABRT: the stacks of all threads go to the journal
     try:
         agent = compose(paths)
-    except (ConfigError, TimeScaleError, BindingMissing, binding.SanlockMissing) as e:
+    except (ConfigError, DomainProblem, TimeScaleError, BindingMissing, binding.SanlockMissing) as e:
         sys.stderr.write(f"ovirt-ha-agent: {e}\n")
         return EXIT_NOT_CONFIGURED
     for number in (signal.SIGTERM, signal.SIGINT):

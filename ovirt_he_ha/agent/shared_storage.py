@@ -12,9 +12,9 @@ from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.storage.archive import parse_archive
 from ovirt_he_ha.storage.archive_journal import AREA, SIZE, whole
 from ovirt_he_ha.storage.domain_files import FilesOfWorker
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
-from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.ovf_store import OvfStoreError, OvfStores, read_ovf
 
 READ_SECONDS = 5.0  # product
@@ -36,7 +36,7 @@ class SharedStorage:
     def __init__(self, conf: HostedEngineConf, clock: SystemClock) -> None:
         self._conf = conf
         self._clock = clock
-        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        domain = domain_of(conf)
         self._worker = IoWorker(domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid), clock=clock)
         self._sector_size: Optional[int] = None
         self._stores = OvfStores(f"{domain.directory}/images")
@@ -82,7 +82,7 @@ class SharedStorage:
         """The domain's: read until it is known, then remembered for good. Raises StorageError, DomainProblem."""
         if self._sector_size is None:
             files = FilesOfWorker(self._worker, self._clock, READ_SECONDS)
-            self._sector_size = LocalDomain(self._conf.storage, self._conf.sd_uuid, files).sector_size()
+            self._sector_size = domain_of(self._conf, files=files).sector_size()
         return self._sector_size
 
     def close(self) -> None:

@@ -43,10 +43,10 @@ from ovirt_he_ha.lease.formatting import FormatFailed, write_lockspace
 from ovirt_he_ha.lease.lockspace import WHITEBOARD, SanlockLockspaces
 from ovirt_he_ha.lease.reset_watch import ResetWatch
 from ovirt_he_ha.storage.domain_files import DomainFiles
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.lease_reader import LeaseReader
-from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import SCANNED
 
 log = logging.getLogger(__name__)
@@ -151,18 +151,13 @@ def compose(paths: HostPaths) -> Broker:
         if timers.check():
             raise NotConfigured("timers: " + "; ".join(timers.check()))
         return _composed(paths, conf, agent_conf, clock, timers)
-    except (ConfigError, OptionError, TimeScaleError, BindingMissing, SanlockMissing) as problem:
+    except (DomainProblem, ConfigError, OptionError, TimeScaleError, BindingMissing, SanlockMissing) as problem:
         raise NotConfigured(str(problem)) from problem
 
 
 def checked_conf(paths: HostPaths) -> HostedEngineConf:
     """Raises ConfigError."""
-    conf = load_hosted_engine_conf(paths.hosted_engine_conf)
-    if conf.domain_type != "local":
-        raise ConfigError(
-            paths.hosted_engine_conf, "domainType", "local (a directory that all hosts share)", repr(conf.domain_type)
-        )
-    return conf
+    return load_hosted_engine_conf(paths.hosted_engine_conf)
 
 
 def _composed(
@@ -170,7 +165,7 @@ def _composed(
 ) -> Broker:
     changes = Changes(int(clock.monotonic() * 1000) & 0x7FFFFFFF)
     metrics = Metrics()
-    domain = LocalDomain(conf.storage, conf.sd_uuid)
+    domain = domain_of(conf)
     lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
     lockspace_path = domain.volume_path(conf.lockspace_image_uuid, conf.lockspace_volume_uuid)
     reader = LeaseReader(lease, clock)
@@ -223,10 +218,10 @@ def _whiteboard(
 
 
 def _door(conf: HostedEngineConf, clock: SystemClock, use_sector_size: Callable[[int], None]) -> VolumeDoor:
-    path = LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
+    path = domain_of(conf).volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
 
     def check(files: DomainFiles) -> None:
-        domain = LocalDomain(conf.storage, conf.sd_uuid, files)
+        domain = domain_of(conf, files=files)
         domain.verify()
         sector_size = domain.sector_size()
         domain.check(path, SCANNED, sector_size)
@@ -247,7 +242,7 @@ class LockspaceWriter:
     def __call__(self) -> None:
         """Raises StorageError; ``overdue``: sanlock was asked and may still do it."""
         try:
-            sector_size = LocalDomain(self._conf.storage, self._conf.sd_uuid, self._files()).sector_size()
+            sector_size = domain_of(self._conf, files=self._files()).sector_size()
         except DomainProblem as problem:
             raise StorageError(problem.code, problem.object, detail=f"expected {problem.expected}") from problem
         outcome: List[Optional[FormatFailed]] = []

@@ -27,9 +27,9 @@ from ovirt_he_ha.hypervisor import lock_manager
 from ovirt_he_ha.hypervisor.custom_definition import CustomRefused, load_custom
 from ovirt_he_ha.hypervisor.definition import DefinitionRefused, VmConfError, check, engine_xml, parse_vm_conf
 from ovirt_he_ha.storage.archive import ArchiveError, read_archive
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_process import IoFailure
-from ovirt_he_ha.storage.local import LocalDomain
 
 SCHEMA_VERSION = 1
 EXIT = {Level.PROTECTED: 0, Level.DEGRADED: 3, Level.UNPROTECTED: 4}
@@ -160,7 +160,7 @@ def _definition(paths: HostPaths, conf: HostedEngineConf) -> _Definition:
     origin = _ORIGIN.search(used)
     if origin is None or origin.group(1) != ARCHIVE:
         return _Definition("", memory)
-    path = LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+    path = domain_of(conf).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
     try:
         with BoundedVolume(path, VOLUME_SECONDS) as volume:
             text = read_archive(volume)["vm.conf"].decode("utf-8")
@@ -184,7 +184,7 @@ def _judged(text: str, paths: HostPaths, conf: HostedEngineConf) -> _Definition:
 
 
 def _lease(conf: HostedEngineConf) -> LeaseId:
-    return LocalDomain(conf.storage, conf.sd_uuid).lease(conf.vm_disk_id, conf.vm_disk_vol_id)
+    return domain_of(conf).lease(conf.vm_disk_id, conf.vm_disk_vol_id)
 
 
 def _with_own_look(

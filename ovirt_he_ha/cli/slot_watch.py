@@ -14,8 +14,9 @@ from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.core.model import GLOBAL_SLOT, SLOT_SIZE, HostLease, LeaseFacts, LeaseOwner, Reading
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
 from ovirt_he_ha.lease.lockspace import FLAGS
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
-from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.provider import Domain
 from ovirt_he_ha.storage.volumes import SCANNED
 
 WATCH = 16.0  # wall seconds: every agent publishes each 10 s, and a late one may take half as long again
@@ -27,7 +28,7 @@ SANLOCK_SECONDS = 3.0  # wall: its library waits for the daemon without an end
 
 def watched(conf: HostedEngineConf) -> Tuple[BrokerSnapshot, Collection[int]]:
     """What can be known without the broker, and the hosts whose slots changed. Raises Refusal."""
-    domain = LocalDomain(conf.storage, conf.sd_uuid)
+    domain = domain_of(conf)
     path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
     if stuck_readers(path) >= MOST_STUCK:
         text = f"The broker does not answer, and readers of earlier calls hang at {path}: restore the storage first"
@@ -65,7 +66,7 @@ def _changing(volume: BoundedVolume, slots: Mapping[int, bytes]) -> Collection[i
 # --- sanlock ----------------------------------------------------------------------------------------------------------
 
 
-def _leases(conf: HostedEngineConf, domain: LocalDomain) -> LeaseFacts:
+def _leases(conf: HostedEngineConf, domain: Domain) -> LeaseFacts:
     """As far as sanlock answers: its timeouts, the hosts it lists, who has the VM's lease."""
     try:
         space = daemon_status.ask().spaces.get(conf.sd_uuid)

@@ -140,10 +140,10 @@ def _read_volume(conf: HostedEngineConf) -> Tuple[Dict[int, bytes], float]:
     """Every slot in use, and the monotonic wall second of the read. By a process of its own: a thread that hung in the
     storage would keep this one from its end."""
     from ovirt_he_ha.client.bounded_volume import BoundedVolume
+    from ovirt_he_ha.storage.domain_place import domain_of
     from ovirt_he_ha.storage.errors import StorageError
-    from ovirt_he_ha.storage.local import LocalDomain
 
-    domain = LocalDomain(conf.storage, conf.sd_uuid)
+    domain = domain_of(conf)
     path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
     if stuck_readers(path) >= _MOST_STUCK:
         raise _Unreadable(f"{path}: readers of earlier calls still hang there; restore the path to the storage")

@@ -1,22 +1,20 @@
 """--clean-metadata and --reinitialize-lockspace: what they may destroy, and when they refuse to. --connect-storage and
---disconnect-storage: as far as a directory has a connection."""
+--disconnect-storage."""
 
 import time
-from typing import List
+from contextlib import contextmanager
+from typing import Iterator, List
 
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, fetched_vm_conf, link_to_broker, look
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
-from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.cli.waiting import notice
 from ovirt_he_ha.client.link import BrokerSnapshot, BrokerUnavailable
-from ovirt_he_ha.config.clock import SystemClock
-from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE, Invalid, Record
-from ovirt_he_ha.storage.domain_files import FilesOfWorker
-from ovirt_he_ha.storage.errors import StorageError
-from ovirt_he_ha.storage.io_worker import IoWorker
-from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.command import CommandError
+from ovirt_he_ha.storage.connection import provider_for
+from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 
 CONNECT_SECONDS = 60.0  # wall
 _CLEAN_SECONDS = 2.5  # wall, for all of it: one slot, on a volume that answers
@@ -117,33 +115,46 @@ def _objections(hosts: Hosts) -> List[str]:
     return found
 
 
-def connect(_request: Request) -> int:
-    conf = _local_domain("connected")
-    directory = LocalDomain(conf.storage, conf.sd_uuid).directory
-    worker = IoWorker(directory, clock=SystemClock(1.0))
-    try:
-        with notice(f"Waiting for the storage at {directory}"):
-            LocalDomain(conf.storage, conf.sd_uuid, FilesOfWorker(worker, SystemClock(1.0), CONNECT_SECONDS)).verify()
-    except StorageError as error:
-        raise Refusal("storage-" + error.code, str(error)) from error
-    finally:
-        worker.close(1.0)
-    say(f"The storage domain is there: {directory}")
+def connect(request: Request) -> int:
+    paths = HostPaths.from_env()
+    conf = deployed_conf(paths)
+    with _told("connecting"):
+        provider = provider_for(conf, paths, request.has("--accept-copy"))
+        with notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
+            connected = provider.connect(CONNECT_SECONDS)
+    for note in connected.notes:
+        warn(note)
+    what = "is connected" if connected.changed else "is there"
+    by = ", by vdsm" if provider.name == "vdsm" else ""
+    say(f"The storage domain {what}{by}: {connected.domain.directory}")
     return 0
 
 
 def disconnect(_request: Request) -> int:
-    conf = _local_domain("disconnected")
-    say(f"The storage domain is a directory ({conf.storage}): there is no connection to end")
+    paths = HostPaths.from_env()
+    conf = deployed_conf(paths)
+    if conf.domain_type == "local":
+        say(f"The storage domain is a directory ({conf.storage}): there is no connection to end")
+        return 0
+    with _told("disconnecting"):
+        provider = provider_for(conf, paths)
+        with notice(f"Disconnecting the storage ({conf.domain_type}: {conf.storage})"):
+            changed = provider.disconnect(CONNECT_SECONDS)
+    if provider.name == "vdsm":
+        say("vdsm runs on this host and keeps the storage connected: nothing was changed")
+    else:
+        say("The storage domain is disconnected" if changed else "The storage domain was not connected")
     return 0
 
 
-def _local_domain(what: str) -> HostedEngineConf:
-    conf = deployed_conf(HostPaths.from_env())
-    if conf.domain_type != "local":
-        raise Refusal(
-            "not-supported",
-            f"domainType={conf.domain_type} is not {what} by this version, only local is: mount or log in to the "
-            "storage by the host's own means (mount, iscsiadm, multipath)",
-        )
-    return conf
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Every failure of a provider as one line."""
+    try:
+        yield
+    except DomainProblem as problem:
+        raise Refusal("storage-" + problem.code, str(problem)) from problem
+    except StorageError as error:
+        raise Refusal("storage-" + error.code, str(error)) from error
+    except CommandError as error:
+        raise Refusal("storage-command", f"{what}: {error}") from error

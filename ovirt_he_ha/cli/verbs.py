@@ -203,17 +203,22 @@ VERBS: Dict[str, Verb] = {
     "--connect-storage": Verb(
         "storage",
         "connect",
-        {},
+        {"--accept-copy": FLAG},
         "connect this host to the storage domain",
-        "For domainType=local: checks that the domain is there, is the right one and can be written to, within 60 s.\n"
-        "Other types are not connected by this version.",
+        "Mounts it (nfs, nfs3, nfs4, glusterfs, posixfs), and checks that it is the domain of this deployment, the "
+        "copy that\n"
+        "this host knows, and can be written to, within 60 s; what is connected already is only checked. Where vdsm "
+        "runs on\n"
+        "this host, the domain is found and nothing is changed. As root, except for domainType=local.\n"
+        "--accept-copy  the domain was restored or moved on purpose, and no host uses the one from before",
     ),
     "--disconnect-storage": Verb(
         "storage",
         "disconnect",
         {},
         "disconnect this host from the storage domain",
-        "For domainType=local: there is nothing to disconnect. Other types are not disconnected by this version.",
+        "Unmounts it; refused while anything uses it. For domainType=local, and where vdsm runs, there is nothing to "
+        "do.",
     ),
     "--clean-metadata": Verb(
         "storage",

@@ -41,7 +41,7 @@ from ovirt_he_ha.hypervisor.definition import (
     parse_xml,
 )
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
-from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.domain_place import domain_of
 
 ASK_SECONDS = 10.0  # product: libvirt's answer, not the guest's; 5 of them for a guest agent that does not answer
 HEALTHY_SECONDS = 600.0  # product: until the engine in a VM that was started answers
@@ -61,9 +61,7 @@ class Host:
         self.conf: HostedEngineConf = deployed_conf(self.paths)
         self.clock = SystemClock()
         self.agent_conf = load_agent_conf(self.paths.agent_conf)
-        self.lease: LeaseId = LocalDomain(self.conf.storage, self.conf.sd_uuid).lease(
-            self.conf.vm_disk_id, self.conf.vm_disk_vol_id
-        )
+        self.lease: LeaseId = domain_of(self.conf).lease(self.conf.vm_disk_id, self.conf.vm_disk_vol_id)
         connection = Connection(self.agent_conf.libvirt_uri, self.clock)
         self.vm = LibvirtEngineVm(
             connection,

@@ -16,9 +16,9 @@ from ovirt_he_ha.core.model import GLOBAL_SLOT, LeaseId, Record
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.resource_lock import LockFailed, ResourceLock
 from ovirt_he_ha.storage.archive import ArchiveError
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.io_process import IoFailure
-from ovirt_he_ha.storage.local import LocalDomain
 
 LOCKSPACE = "hosted-engine"
 RESOURCE = "configuration"
@@ -29,7 +29,7 @@ ASK = 2.0  # wall seconds: the broker answers from its memory
 
 def lease_of(conf: HostedEngineConf) -> LeaseId:
     """The resource's name and place."""
-    domain = LocalDomain(conf.storage, conf.sd_uuid)
+    domain = domain_of(conf)
     path = domain.volume_path(conf.lockspace_image_uuid, conf.lockspace_volume_uuid)
     return LeaseId(LOCKSPACE, RESOURCE, path, PLACE)
 
@@ -84,7 +84,7 @@ def _sector_size(conf: HostedEngineConf, volume: BoundedVolume) -> Callable[[], 
         try:
             if volume.look(lease.path).size < PLACE + ROOM:
                 raise LockFailed("too-small", lease, f"the volume has less than {PLACE + ROOM} bytes")
-            return LocalDomain(conf.storage, conf.sd_uuid, _Files(volume)).sector_size()
+            return domain_of(conf, files=_Files(volume)).sector_size()
         except (StorageError, DomainProblem) as error:
             raise LockFailed("error", lease, str(error)) from error
 

@@ -19,8 +19,8 @@ from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import GLOBAL_SLOT, MAX_HOST_ID, SLOT_SIZE
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
-from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import SCANNED
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class HAClient:
         ValueError for an unknown mode, ConfigError where nothing is deployed, StorageError."""
         check_mode(mode)
         conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
-        domain = LocalDomain(conf.storage, conf.sd_uuid)
+        domain = domain_of(conf, self._paths)
         path = domain.volume_path(conf.metadata_image_uuid, conf.metadata_volume_uuid)
         with BoundedVolume(path, DIRECT_DEADLINE) as volume:
             data = volume.read_at(0, SCANNED)
@@ -219,7 +219,7 @@ class HAClient:
         answer within ``timeout`` seconds; ConfigError where nothing is deployed."""
         seconds = _seconds(timeout)
         conf = load_hosted_engine_conf(self._paths.hosted_engine_conf)
-        directory = LocalDomain(conf.storage, conf.sd_uuid).directory
+        directory = domain_of(conf, self._paths).directory
         try:
             with BoundedVolume(directory, seconds) as storage:
                 found = storage.is_directory(directory)

@@ -27,7 +27,7 @@ from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError, read_text
 from ovirt_he_ha.storage.archive import read_archive, restore_previous, write_archive
-from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.domain_place import domain_of
 
 HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "vm"
 WRITABLE = (BROKER, HA, HE_LOCAL, HE_SHARED)
@@ -240,7 +240,7 @@ class _Call:
 
     def _volume_path(self) -> str:
         conf = self._conf()
-        return LocalDomain(conf.storage, conf.sd_uuid).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
+        return domain_of(conf).volume_path(conf.conf_image_uuid, conf.conf_volume_uuid)
 
 
 def _check_type(kind: str) -> None:

@@ -75,6 +75,7 @@ class HostedEngineConf:
     connection_uuid: str = ""
     nfs_version: str = "auto"
     mnt_options: str = ""
+    vfs_type: str = ""
     vdsm_use_ssl: str = ""
     console: str = ""
     ca_cert: str = ""

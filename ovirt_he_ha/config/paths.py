@@ -31,6 +31,13 @@ class HostPaths:
         self.host_shutdown = self.run_dir / "host-shutdown"
         self.vm_conf = self.run_dir / "vm.conf"
         self.vm_conf_fallback = self.run_dir / "vm.conf.fallback"
+        # Where the storage domain is mounted (the place that oVirt uses), and what is mounted at all.
+        self.mount_root = self.root / "rhev" / "data-center" / "mnt"
+        self.mount_table = self.root / "proc" / "self" / "mountinfo"
+        # Written by root alone, when it connects the storage: which copy of the domain this host knows, and what of a
+        # block domain only root can ask for.
+        self.storage_identity = self.root / "var" / "lib" / "ovirt-ha-storage" / "identity.json"
+        self.storage_record = self.root / "run" / "ovirt-ha-storage" / "block-domain.json"
         # libvirt's: which lock manager its daemon uses, and which process that is (monolithic, or one per driver).
         self.qemu_conf = etc / "libvirt" / "qemu.conf"
         self.libvirt_pid_files = tuple(self.root / "run" / name for name in ("libvirtd.pid", "virtqemud.pid"))

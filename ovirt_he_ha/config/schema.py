@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Optional, Tuple
 from ovirt_he_ha.core.model import MAX_HOST_ID
 
 BLANK_UUID = "00000000-0000-0000-0000-000000000000"
-DOMAIN_TYPES = ("local", "nfs", "nfs3", "nfs4", "glusterfs", "iscsi", "fc")
+DOMAIN_TYPES = ("local", "nfs", "nfs3", "nfs4", "glusterfs", "posixfs", "iscsi", "fc")
 NETWORK_TESTS = ("ping", "dns", "tcp", "none")
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -187,6 +187,7 @@ HOSTED_ENGINE_KEYS: Tuple[Key, ...] = (
     Key("connectionUUID", "connection_uuid", TEXT, "storage connection"),
     Key("nfs_version", "nfs_version", TEXT, "auto, v3, v4 or v4_1; for type nfs only", "auto"),
     Key("mnt_options", "mnt_options", TEXT, "extra mount options"),
+    Key("vfs_type", "vfs_type", TEXT, "type of the file system; for type posixfs only"),
     Key("vdsm_use_ssl", "vdsm_use_ssl", TEXT, "not used here"),
     Key("console", "console", TEXT, "console type"),
     Key("ca_cert", "ca_cert", TEXT, "not used here"),

@@ -12,6 +12,7 @@ and a CRC-32C over all of that (4; register begun with ~1, not inverted at the e
 
 import errno
 import struct
+from dataclasses import dataclass
 from typing import List
 
 from ovirt_he_ha.core.model import LeaseId, LeaseOwner
@@ -22,7 +23,9 @@ SECTOR = 512
 _LEADER = struct.Struct("<IIIIQQQQQ48s48sQQI")
 _CHECKED = 168
 _MAGIC = 0x06152010
+_HOST_MAGIC = 0x12212010
 _MAJOR = 6
+_HOST_MAJOR = 3
 _POLYNOMIAL = 0x82F63B78
 _BEGIN = 0xFFFFFFFE
 
@@ -53,6 +56,43 @@ def owner_in(data: bytes, lease: LeaseId, sector_size: int) -> LeaseOwner:
     if owner and timestamp:
         return LeaseOwner(owner, generation, timestamp, taken)
     return LeaseOwner(0, version=taken)
+
+
+@dataclass(frozen=True)
+class HostRecord:
+    """One host id of a lockspace. ``generation`` grows with every join; 0: nobody ever had the id."""
+
+    generation: int
+    timestamp: int
+    host: str
+
+
+class NotLockspace(Exception):
+    """``found`` completes the sentence "there is ..."."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def host_in(data: bytes, lockspace: str, sector_size: int) -> HostRecord:
+    """A host id's record: the sector at (id - 1) sectors from the beginning of the lockspace. Raises NotLockspace for
+    everything that is not this lockspace's undamaged record."""
+    if len(data) < SECTOR:
+        raise NotLockspace(f"less than a sector ({len(data)} bytes)")
+    magic, version, _, sector, _, _, _, generation, _, space, name, timestamp, _, checksum = _LEADER.unpack_from(data)
+    if magic != _HOST_MAGIC:
+        raise NotLockspace("no lockspace" if any(data[:SECTOR]) else "nothing: it was never initialized")
+    if version >> 16 != _HOST_MAJOR:
+        raise NotLockspace(f"a lockspace of format version {version >> 16}, expected {_HOST_MAJOR}")
+    if _crc32c(data[:_CHECKED]) != checksum:
+        raise NotLockspace("a record with a wrong checksum")
+    found = space.rstrip(b"\0").decode("utf-8", "replace")
+    if found != lockspace:
+        raise NotLockspace(f"the lockspace {found!r}")
+    if sector != sector_size:
+        raise NotLockspace(f"a lockspace for sectors of {sector} bytes, expected {sector_size}")
+    return HostRecord(generation, timestamp, name.rstrip(b"\0").decode("utf-8", "replace"))
 
 
 def _table() -> List[int]:

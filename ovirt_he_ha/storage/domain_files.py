@@ -31,6 +31,10 @@ class VolumeFiles(DomainFiles, Protocol):
         """What is in a directory, sorted. Raises IoFailure."""
         ...
 
+    def number(self, path: str) -> int:
+        """What the file system knows a file by; a copy of it has another. Raises IoFailure."""
+        ...
+
     def read(self, path: str, offset: int, length: int) -> bytes:
         """At most 1 MiB of a volume; offset and length are multiples of 4,096. Raises IoFailure."""
         ...
@@ -51,6 +55,9 @@ class FilesHere(VolumeFiles):
 
     def names(self, path: str) -> List[str]:
         return [os.fsdecode(name) for name in io_process.names(path).split(b"\0") if name]
+
+    def number(self, path: str) -> int:
+        return io_process.number(path)
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         return io_process.direct_read(path, offset, length)
@@ -86,6 +93,12 @@ class FilesOfWorker(VolumeFiles):
     def names(self, path: str) -> List[str]:
         try:
             return self._worker.names(path, self._left())
+        except StorageError as error:
+            raise _sorted(error) from error
+
+    def number(self, path: str) -> int:
+        try:
+            return self._worker.number(path, self._left())
         except StorageError as error:
             raise _sorted(error) from error
 

@@ -74,7 +74,7 @@ class StorageOverdue(StorageError):
 class DomainProblem(Exception):
     """Something in the storage domain is not as it must be. ``object`` is a path; ``code`` is ``missing``,
     ``not-a-volume``, ``too-small``, ``no-access``, ``read-only``, ``sector-size``, ``no-direct-io``, ``in-use``,
-    ``metadata``, ``path``, ``short-read`` or ``io``."""
+    ``metadata``, ``path``, ``short-read`` or ``io``; of a connection also those of ConnectionProblem."""
 
     msg = "{object}: {code}, expected {expected}; {what_to_do}"
 
@@ -87,3 +87,20 @@ class DomainProblem(Exception):
 
     def __str__(self) -> str:
         return self.msg.format(object=self.object, code=self.code, expected=self.expected, what_to_do=self.what_to_do)
+
+
+class ConnectionProblem(DomainProblem):
+    """The domain could not be connected. ``object``: the export, target, device or mount point; ``said``: what the
+    system's own tool said, shortened. Codes beside those of DomainProblem: ``not-root``, ``no-helper`` (a program of
+    the distribution is missing), ``no-server``, ``no-export``, ``no-domain`` (the export has none of that sdUUID),
+    ``nfs-version``, ``options``, ``occupied`` (something else is mounted there), ``duplicate`` (the same is mounted
+    elsewhere too), ``busy``, ``stale``, ``silent`` (no answer in time), ``another-copy``, ``older-copy``, ``lease``,
+    ``lockspace``, ``not-connected``, ``no-target``, ``authentication``, ``no-lun``, ``no-volume``, ``command`` (it said
+    something that we do not know)."""
+
+    def __init__(self, code: str, object: str, expected: str, what_to_do: str, said: str = "") -> None:
+        super().__init__(code, object, expected, what_to_do)
+        self.said = said
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" [{self.said}]" if self.said else "")

@@ -6,9 +6,10 @@ socket, signal and collections alone took 17 ms more.
 
 The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
 
-* request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T, D, N and V
+* request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T, D, N, I, V
 * op: R read, S read one sector, W write, P probe the volume; L look at another volume, T a small text file, D whether
-  it is a directory, N the names in one, V read another volume (the count of bytes, 4, before the path)
+  it is a directory, N the names in one, I the file system's own number of a file (8 bytes), V read another volume (the
+  count of bytes, 4, before the path)
 * answer: code length (1), errno (4), data length (4), code (ASCII, empty: done), data
 
 It ends when the other end of the socket is closed, so it never outlives the daemon by more than one I/O.
@@ -33,9 +34,10 @@ REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
 FACTS = struct.Struct("!QIB")
 READ, SECTOR, WRITE, PROBE = b"R", b"S", b"W", b"P"
-LOOK, TEXT, DIRECTORY, NAMES, ANOTHER = b"L", b"T", b"D", b"N", b"V"
+LOOK, TEXT, DIRECTORY, NAMES, NUMBER, ANOTHER = b"L", b"T", b"D", b"N", b"I", b"V"
 COUNT = struct.Struct("!I")
-WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY, NAMES, ANOTHER)
+LARGE = struct.Struct("!Q")
+WITH_BODY = (WRITE, LOOK, TEXT, DIRECTORY, NAMES, NUMBER, ANOTHER)
 
 PAGE = 4096  # every offset and length is a multiple of it: one slot, and one sector on the largest-sectored disks
 BUFFER = 1 << 20  # a full scan of 8,196,096 bytes takes eight of them
@@ -244,6 +246,14 @@ def is_directory(path: str) -> bool:
     return os.path.isdir(path)
 
 
+def number(path: str) -> int:
+    """What the file system knows the file by; a copy has another. Raises IoFailure."""
+    try:
+        return os.stat(path).st_ino
+    except OSError as error:
+        raise IoFailure.of(error) from error
+
+
 def names(path: str) -> bytes:
     """What is in a directory, sorted, with NUL between two names. Raises IoFailure."""
     try:
@@ -283,7 +293,7 @@ def _send(connection: int, data: bytes) -> None:
 def _perform(path: str, operation: bytes, offset: int, length: int, body: bytes) -> bytes:
     if operation == PROBE:
         return FACTS.pack(*probe(path))
-    if operation in (LOOK, TEXT, DIRECTORY, NAMES):
+    if operation in (LOOK, TEXT, DIRECTORY, NAMES, NUMBER):
         return _perform_elsewhere(os.fsdecode(body), operation)
     if operation == ANOTHER:
         return _another(body, offset)
@@ -306,6 +316,8 @@ def _perform_elsewhere(path: str, operation: bytes) -> bytes:
         return text(path)
     if operation == NAMES:
         return names(path)
+    if operation == NUMBER:
+        return LARGE.pack(number(path))
     return b"1" if is_directory(path) else b""
 
 

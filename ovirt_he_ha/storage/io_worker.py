@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import List, Optional, Protocol, Tuple
+from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import SLOT_SIZE
@@ -26,8 +26,10 @@ from ovirt_he_ha.storage.io_process import (
     COUNT,
     DIRECTORY,
     FACTS,
+    LARGE,
     LOOK,
     NAMES,
+    NUMBER,
     PROBE,
     READ,
     REQUEST,
@@ -72,12 +74,20 @@ class IoWorker(BlockIO):
     Threads may share a worker; their calls take turns, and waiting for one's turn counts.
     """
 
-    def __init__(self, path: str, sector_size: int = 512, clock: Optional[WaitClock] = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        sector_size: int = 512,
+        clock: Optional[WaitClock] = None,
+        owner: Optional[Tuple[int, int]] = None,
+    ) -> None:
+        """``owner``: user and group that the process works as; only root may give others than its own."""
         if sector_size not in (512, 4096):
             raise ValueError(f"sector size {sector_size}: expected 512 or 4096")
         self.path = str(path)
         self.sector_size = sector_size
         self._clock = clock or SystemClock()
+        self._owner = owner
         self._turn = threading.Lock()
         self._process: Optional[_Process] = None
         self._abandoned: List[_Process] = []
@@ -136,6 +146,10 @@ class IoWorker(BlockIO):
 
     def is_directory(self, path: str, deadline: float) -> bool:
         return bool(self._call(DIRECTORY, 0, 0, os.fsencode(path), deadline, path))
+
+    def number(self, path: str, deadline: float) -> int:
+        """What the file system knows a file by; a copy of the file has another. Raises like ``read``."""
+        return int(LARGE.unpack(self._call(NUMBER, 0, 0, os.fsencode(path), deadline, path))[0])
 
     def names(self, path: str, deadline: float) -> List[str]:
         """What is in a directory, sorted. Raises like ``read``."""
@@ -234,6 +248,7 @@ class IoWorker(BlockIO):
                 [sys.executable, "-I", "-S", program, str(theirs.fileno()), self.path],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                **_as_user(self._owner),
             )
         except OSError as error:
             ours.close()
@@ -256,6 +271,10 @@ class IoWorker(BlockIO):
 
     def _still_there(self) -> List[_Process]:
         return [each for each in self._abandoned if each.popen.poll() is None]
+
+
+def _as_user(owner: Optional[Tuple[int, int]]) -> Dict[str, Any]:
+    return {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
 
 
 def _check_request(path: str, offset: int, length: int) -> None:

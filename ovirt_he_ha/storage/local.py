@@ -86,10 +86,11 @@ class LocalDomain:
                 "metadata", self.metadata_path, "text in UTF-8", "found other bytes: the domain is damaged"
             ) from error
         except IoFailure as failure:
-            code = "missing" if failure.code == "missing" else "metadata"
+            code = failure.code if failure.code in ("missing", "no-access", "stale") else "metadata"
             what = os.strerror(failure.error) if failure.error else failure.code
+            todo = "give the domain to user and group 36:36" if code == "no-access" else "connect the storage"
             raise DomainProblem(
-                code, self.metadata_path, "a readable file", f"found {what}: mount the storage, or check sdUUID"
+                code, self.metadata_path, "a readable file", f"found {what}: {todo}, or check sdUUID"
             ) from failure
         values: Dict[str, str] = {}
         for line in text.splitlines():

@@ -21,12 +21,14 @@ from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import EngineFacts, LeaseOwner, Reading
 from ovirt_he_ha.storage.archive import build_archive
 from ovirt_he_ha.storage.errors import StorageOverdue
+from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.test_configuration import MEMBERS, archive_of
 from tests.cli.test_console import Engine as Screen
 from tests.cli.test_vm import Engine, define
 from tests.cli.world import UP, Ran, World, record, run
 from tests.client.no_lock import NoLock
+from tests.storage.sanlock_records import write_identity
 
 LONGEST = 3.0  # wall seconds
 OUT, ERR, BOTH, NEITHER = "out", "err", "both", "-"
@@ -155,6 +157,7 @@ def domain() -> Iterator[Path]:
     conf = load_hosted_engine_conf(world.paths.hosted_engine_conf)
     sizes = VolumeSizes(metadata=2001 * 4096, lockspace=MIB, configuration=MIB, lease=MIB)
     create_domain(conf.storage, conf.sd_uuid, DomainVolumes.of(conf), sizes, owner=None)
+    write_identity(LocalDomain(conf.storage, conf.sd_uuid), conf.vm_disk_id, conf.vm_disk_vol_id)
     yield Path(conf.storage)
     world.close()
 

@@ -3,6 +3,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -11,8 +12,11 @@ from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.cli import storage
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.core import slot
+from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
+from tests.storage.mounted_world import MountedWorld
+from tests.storage.sanlock_records import write_identity
 
 BLANK = bytes(4096)
 
@@ -144,6 +148,7 @@ def domain(host: World) -> World:
     conf = load_hosted_engine_conf(host.paths.hosted_engine_conf)
     sizes = VolumeSizes(metadata=2001 * 4096, lockspace=MIB, configuration=MIB, lease=MIB)
     create_domain(conf.storage, conf.sd_uuid, DomainVolumes.of(conf), sizes, owner=None)
+    write_identity(LocalDomain(conf.storage, conf.sd_uuid), conf.vm_disk_id, conf.vm_disk_vol_id)
     return host
 
 
@@ -173,9 +178,60 @@ def test_a_connection_that_hangs_is_given_up(domain: World, monkeypatch: pytest.
     assert ran.status == 1 and "no answer" in ran.err and time.monotonic() - began < 3
 
 
-@pytest.mark.parametrize("verb", ["--connect-storage", "--disconnect-storage"])
-@pytest.mark.parametrize("kind", ["nfs", "iscsi", "fc", "glusterfs"])
-def test_what_is_not_supported_is_named(host: World, verb: str, kind: str) -> None:
-    host.configure(domainType=kind, storage="server:/path")
-    ran = run(verb)
-    assert ran.status == 1 and f"domainType={kind}" in ran.err and ran.err.count("\n") == 1
+@pytest.fixture
+def mounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedWorld]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounting is root's")
+    made = MountedWorld()
+    monkeypatch.setenv("OVIRT_HE_ROOT", str(made.root))
+    monkeypatch.setenv("PATH", str(made.script.directory))
+    yield made
+    made.close()
+
+
+def test_an_export_is_mounted_found_and_unmounted(mounted: MountedWorld) -> None:
+    mounted.make_domain()
+    mounted.expect_mount()
+    first, second = run("--connect-storage"), run("--connect-storage")
+    assert (first.status, first.err) == (0, "") and mounted.target in first.out
+    assert (second.status, second.err) == (0, "") and second.out != first.out
+    mounted.expect_umount()
+    assert [run("--disconnect-storage").status for _ in range(2)] == [0, 0]
+    mounted.script.done()
+    assert mounted.made() == []
+
+
+def test_a_refused_mount_is_one_line_with_what_mount_said(mounted: MountedWorld) -> None:
+    said = "mount.nfs: access denied by server while mounting srv:/export/a_b"
+    mounted.refuse_mount(said + "\n")
+    ran = run("--connect-storage")
+    assert ran.status == 1 and ran.out == "" and ran.err.count("\n") == 1 and said in ran.err
+    mounted.script.done()
+
+
+def test_another_copy_is_refused_until_accepted(mounted: MountedWorld) -> None:
+    domain = mounted.make_domain()
+    mounted.mounted()
+    assert run("--connect-storage").status == 0
+    ids = Path(domain.ids_path.replace(str(mounted.export), mounted.target))
+    content = ids.read_bytes()
+    ids.rename(f"{ids}.before")
+    ids.write_bytes(content)
+    os.chown(ids, 36, 36)
+    ran = run("--connect-storage")
+    assert ran.status == 1 and "--accept-copy" in ran.err
+    assert run("--connect-storage", "--accept-copy").status == 0
+    assert run("--connect-storage").status == 0
+
+
+def test_where_vdsm_runs_it_is_found_and_left_alone(mounted: MountedWorld) -> None:
+    process = mounted.paths.root / "proc" / "4711"
+    process.mkdir()
+    (process / "cmdline").write_bytes(b"/usr/bin/python3\0/usr/share/vdsm/vdsmd\0")
+    ran = run("--connect-storage")
+    assert ran.status == 1 and "vdsm" in ran.err
+    mounted.make_domain()
+    mounted.mounted()
+    assert run("--connect-storage").status == 0 and run("--disconnect-storage").status == 0
+    assert os.path.isdir(mounted.target)
+    mounted.script.done()

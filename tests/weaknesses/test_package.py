@@ -60,13 +60,32 @@ def test_w53_every_program_that_is_waited_for_has_a_deadline():
 def test_w53_the_daemons_start_no_program_but_the_storage_worker():
     rooms = ("agent.", "broker.", "core.", "hypervisor.", "lease.", "storage.", "config.", "client.")
     users = {name for name, source in modules().items() if name.startswith(rooms) and "subprocess." in source}
-    assert users == {"storage.io_worker", "lease.resource_lock"}
+    assert users == {"storage.io_worker", "lease.resource_lock", "storage.command"}
     # The lock of a change of the configuration: for whoever changes it, which no daemon does.
     locked = {name for name, source in modules().items() if "lease.resource_lock import" in source}
     assert locked == {"client.archive_lock"}
     assert {name for name, source in modules().items() if "client.archive_lock import" in source} == {
         "client.shared_config"
     }
+
+
+def reached_from(start, sources):
+    """Modules that are imported with it, at any depth."""
+    reached, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imports(name, sources[name], set(sources))
+    return reached
+
+
+def test_w53_storage_is_connected_by_the_command_line_alone():
+    """mount, iscsiadm and lvm need root and may hang for minutes: no daemon has them within its reach."""
+    sources = modules()
+    for daemon in ("agent.service", "broker.service", "client.ha_client"):
+        assert not {"storage.command", "storage.connection"} & reached_from(daemon, sources), daemon
+    assert "storage.command" in reached_from("cli.storage", sources)
 
 
 # --- W-61 -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""Running an external command: with a deadline, without a secret in sight, and with its words in the error."""
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Dict, Optional, Sequence, Tuple
+
+MOST_OUTPUT = 1 << 20  # bytes that are read of what a command says
+MOST_TOLD = 600  # characters of it in an error
+KILL_GRACE = 0.5  # wall seconds from SIGKILL until a command counts as hanging in the kernel
+TERM_GRACE = 0.5  # wall seconds that a command has to clean up behind itself
+_SYSTEM_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")  # a shell of "su" has no sbin
+_HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+_WORDS = {
+    "failed": "{command}: ended with status {status}: {said}",
+    "absent": "{command}: the program is not installed{said}",
+    "overdue": "{command}: no end within {seconds:g} s, killed{said}",
+    "stuck": "{command}: no end within {seconds:g} s, and it hangs in the kernel: it ends when the storage answers, or "
+    "with a restart of the host{said}",
+}
+
+
+class CommandError(Exception):
+    """``command`` as it was called; ``said`` is the end of its standard error, or of its output. ``code``:
+    ``failed`` (``status`` is its exit status), ``absent``, ``overdue``, ``stuck`` (overdue, and it cannot be killed:
+    it sleeps in the kernel)."""
+
+    def __init__(self, code: str, command: str, status: int = 0, said: str = "", seconds: float = 0.0) -> None:
+        super().__init__(code, command, status, said, seconds)
+        self.code = code
+        self.command = command
+        self.status = status
+        self.said = said
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        said = self.said or ("no word" if self.code == "failed" else "")
+        if self.code != "failed" and said:
+            said = f" ({said})"
+        return _WORDS[self.code].format(command=self.command, status=self.status, said=said, seconds=self.seconds)
+
+
+class SecretOnCommandLine(ValueError):
+    """A defect of ours: every user of the host can read the arguments of every process."""
+
+
+class Commands:
+    """``environ`` gives PATH; nothing else of it reaches the command."""
+
+    def __init__(self, environ: Optional[Dict[str, str]] = None) -> None:
+        source = dict(os.environ) if environ is None else environ
+        path = [part for part in source.get("PATH", "").split(":") if part]
+        self._environ = {
+            "PATH": ":".join([*path, *(part for part in _SYSTEM_PATH if part not in path)]),
+            "LC_ALL": "C",  # the messages are recognised by their words
+            "LVM_SUPPRESS_FD_WARNINGS": "1",
+        }
+
+    def run(
+        self, argv: Sequence[str], seconds: float, accept: Tuple[int, ...] = (0,), secrets: Tuple[str, ...] = ()
+    ) -> Outcome:
+        """Raises CommandError unless it ends within ``seconds`` (wall) with a status in ``accept``. ``secrets`` may not
+        be among the arguments, and are struck from what the command says."""
+        if any(secret and secret in word for secret in secrets for word in argv):
+            raise SecretOnCommandLine(f"{argv[0]}: a credential is among its arguments")
+        # Files and no pipes: mount.nfs may leave a daemon behind, which would keep a pipe open for ever.
+        out, err = os.memfd_create("out", os.MFD_CLOEXEC), os.memfd_create("err", os.MFD_CLOEXEC)
+        try:
+            code, status = self._ended(argv, seconds, out, err)
+            outcome = Outcome(status, _read(out, secrets), _read(err, secrets))
+        finally:
+            os.close(out)
+            os.close(err)
+        if code or outcome.status not in accept:
+            said = _told(outcome.err) or _told(outcome.out)
+            raise CommandError(code or "failed", " ".join(argv), outcome.status, said, seconds)
+        return outcome
+
+    def _ended(self, argv: Sequence[str], seconds: float, out: int, err: int) -> Tuple[str, int]:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self._environ,
+                start_new_session=True,
+                cwd="/",
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            raise CommandError("absent", argv[0], said=error.strerror or "") from error
+        try:
+            return "", process.wait(max(0.01, seconds))
+        except subprocess.TimeoutExpired:
+            return ("overdue" if _killed(process) else "stuck"), 0
+        except BaseException:
+            _killed(process)
+            raise
+
+
+def _killed(process: "subprocess.Popen[bytes]") -> bool:
+    """The command and its children. False: it is still there."""
+    for number, grace in ((signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, KILL_GRACE)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        end = time.monotonic() + grace
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        if process.returncode is not None and number == signal.SIGKILL:
+            break
+    return process.poll() is not None
+
+
+def _read(handle: int, secrets: Tuple[str, ...]) -> str:
+    text = os.pread(handle, MOST_OUTPUT, 0).decode("utf-8", "replace")
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, _HIDDEN)
+    return text
+
+
+def _told(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    joined = "; ".join(line for line in lines if line)
+    return "".join(char if char.isprintable() else "?" for char in joined)[-MOST_TOLD:]
