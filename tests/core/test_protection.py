@@ -399,13 +399,14 @@ def test_a_host_whose_id_is_in_doubt_publishes_nothing_and_still_reads_the_meter
 
 def test_the_reading_stays_when_the_reasons_no_longer_fit():
     world = whole(World())
-    world.host = replace(world.host, maintenance_reason="x" * 3300)
+    world.host = replace(world.host, cpu_model="x" * 2700)
     world.local()
     record = world.look().record
     assert [key for key, _ in record.extra if key.startswith("why.")]
     decoded = slot.decode(1, slot.encode(record, 0.0))
     assert isinstance(decoded, Record) and decoded.extra_ok
     assert not [key for key, _ in decoded.extra if key.startswith("why.")]
+    assert decoded.get("prot") == record.get("prot") != ""
 
 
 def test_the_meter_adds_no_more_to_a_slot_than_it_may():
