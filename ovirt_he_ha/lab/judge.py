@@ -103,8 +103,12 @@ def unleased(records: Sequence[Record]) -> float:
 
 
 def _leases(records: Sequence[Record]) -> List[Tuple[Optional[int], float, float]]:
-    """(owner, first read, last read) of each record on the disk; the last one lasts."""
-    changes = [record for record in records if record["kind"] == "lease"]
+    """(owner, first read, last read) of each record on the disk; the last one lasts. Before the first change the
+    observer's sign of life tells the owner."""
+    changes: List[Record] = []
+    for record in records:
+        if record["kind"] == "lease" or (record["kind"] == "alive" and not changes):
+            changes.append(record)
     found = []
     for record, following in zip(changes, [*changes[1:], None]):
         until = float("inf") if following is None else following["since"]

@@ -18,6 +18,11 @@ from ovirt_he_ha.lab.testimony import Witness
 
 PERIOD = 60.0  # wall seconds from one fault to the next, or longer where the cluster is not whole by then
 LOOK = 10.0
+# Wall seconds: a drill's own verdict begins and ends within one of the observer's records, which last a second.
+UNLEASED_BETWEEN = 2.0
+# In the life of one process, after it settled: more is a leak. Clients come and go by some descriptors.
+DESCRIPTORS_GREW = 20
+RSS_GREW_KIB = 16 * 1024
 
 Say = Callable[[str], None]
 
@@ -72,9 +77,14 @@ class Soak:
             self._footprint.look()
 
     def figures(self, begun: float, ended: float) -> Dict[str, Any]:
-        records = [r for r in Witness(self._lab.observations, whole=True).records if r["at"] >= begun]
+        records = Witness(self._lab.observations, whole=True).evidence(begun)
         judgement = judge(records)
         down = unavailable(records, begun, ended)
+        daemons = self._footprint.trends()
+        between = max(0.0, judgement.unleased - sum(report.judgement.unleased for report in self.reports))
+        if between > UNLEASED_BETWEEN:
+            self.failures.append(f"the VM ran without its lease for {between:.1f} s between two drills")
+        self.failures += grown(daemons)
         return {
             "seed": self.seed,
             "time_scale": self._lab.scale,
@@ -83,12 +93,13 @@ class Soak:
             "failed": self.failures,
             "two_ran": sum(report.judgement.two_ran for report in self.reports),
             "two_ran_overall": judgement.two_ran,
+            "unleased_between_drills": round(between, 1),
             "unavailable_seconds": round(down, 1),
             "availability": round(1.0 - down / max(1e-9, ended - begun), 4),
             "boot_seconds": round(sum(report.boot_seconds for report in self.reports), 1),
             "worst": worst(self.reports),
             "worst_announced": worst_announced(self.reports),
-            "daemons": self._footprint.trends(),
+            "daemons": daemons,
         }
 
 
@@ -129,8 +140,19 @@ def worst_announced(reports: Sequence[Report]) -> Optional[Dict[str, Any]]:
     }
 
 
+def grown(daemons: Mapping[str, Mapping[str, Any]]) -> List[str]:
+    """Of each kind of daemon, what grew beyond its bounds; one line each."""
+    found = []
+    for kind, trend in daemons.items():
+        for key, limit in (("rss_grew_kib", RSS_GREW_KIB), ("descriptors_grew", DESCRIPTORS_GREW)):
+            if trend[key] > limit:
+                found.append(f"{kind}: {key} {trend[key]}, expected at most {limit}")
+    return found
+
+
 def unavailable(records: Sequence[Mapping[str, Any]], begun: float, ended: float) -> float:
-    """Wall seconds without an answer of the health page."""
+    """Wall seconds between a good answer of the health page and the next one: a page that hangs is noticed a second
+    after it was last seen well."""
     total, since = 0.0, None
     for record in records:
         if record["kind"] != "health":
@@ -139,5 +161,5 @@ def unavailable(records: Sequence[Mapping[str, Any]], begun: float, ended: float
             total += record["at"] - since if since is not None else 0.0
             since = None
         elif since is None:
-            since = max(begun, record["at"])
+            since = max(begun, record["at"] if record["since"] is None else record["since"])
     return total + (ended - since if since is not None else 0.0)

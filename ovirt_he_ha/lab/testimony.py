@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -89,6 +90,12 @@ class Witness:
 
     def since(self, moment: float) -> List[Dict[str, Any]]:
         return [record for record in self.records if record["at"] >= moment]
+
+    def evidence(self, moment: float) -> List[Dict[str, Any]]:
+        """What was said since the moment, and before it the last word on whose the lease was: one that nobody takes
+        says nothing any more."""
+        before = (r for r in reversed(self.records) if r["at"] < moment and r["kind"] in ("lease", "alive"))
+        return [*islice(before, 1), *self.since(moment)]
 
     def appeared(self, copy: Copy) -> Optional[float]:
         """When this copy's process was first seen."""

@@ -144,6 +144,31 @@ def test_a_drill_that_does_not_become_whole_again_has_failed(
     assert "h2 publishes nothing" in report.course.problem
 
 
+def test_a_copy_beside_a_record_that_nobody_touched_ran_without_its_lease(
+    ground: Tuple[Lab, Write], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost host's record was written long before the drill, and stands after it as it stood before."""
+    lab, write = ground
+    now = time.monotonic()
+    write("lease", now - 500.0, owner=2, generation=1, since=None)
+    stage = Stage(lab)
+
+    class Lost(Drill):
+        name = "lost"
+        limit = Limit(1000.0, "wall")
+
+        def run(self, stage: Stage) -> Course:
+            write("ran", now + 2.0, **NEW, first=[now + 0.9, now + 1.0], last=[now + 2.0, now + 2.1])
+            stage.witness.read()
+            return Course(now, now + 2.0, True)
+
+    monkeypatch.setattr(stage, "await_whole", lambda *_: 0.0)
+    monkeypatch.setattr("ovirt_he_ha.lab.drills.drill.AFTER", 0.0)
+    report = Lost().hold(stage)
+    assert report.judgement.unleased == pytest.approx(1.0, abs=0.01)
+    assert not report.passed
+
+
 @pytest.mark.parametrize("announced, comes", [([120.0], True), ([1320.0, 1320.0, 120.0], True), ([None], False)])
 def test_a_drill_waits_until_the_host_may_do_it_again(
     ground: Tuple[Lab, Write], monkeypatch: pytest.MonkeyPatch, announced: Any, comes: bool

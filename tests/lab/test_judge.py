@@ -24,6 +24,10 @@ def lease(owner: Any, at: float, since: Any) -> Dict[str, Any]:
     return {"kind": "lease", "at": at, "owner": owner, "generation": 1, "since": since}
 
 
+def alive(owner: Any, at: float) -> Dict[str, Any]:
+    return {"kind": "alive", "at": at, "owner": owner, "healthy": True}
+
+
 def test_one_copy() -> None:
     judgement = judge([ran(1, 100, 1.0, 2.0), ran(1, 100, 2.05, 3.0)])
     assert not judgement.two_ran
@@ -110,6 +114,9 @@ def test_order_of_records_does_not_matter() -> None:
         ([lease(0, 0.5, None), lease(1, 3.05, 3.0)], 2.0),
         ([lease(1, 0.5, None), lease(0, 5.05, 5.0)], 0.0),
         ([], 0.0),
+        ([alive(2, 0.5)], 4.0),
+        ([alive(1, 0.5), lease(0, 3.05, 3.0)], 1.95),
+        ([lease(1, 0.2, None), alive(2, 0.5)], 0.0),  # a sign of life says nothing that a change did not say
     ],
 )
 def test_running_without_the_lease(changes: Any, seconds: float) -> None:

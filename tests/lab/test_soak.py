@@ -1,5 +1,7 @@
 """What a soak concludes; its faults themselves are the drills'."""
 
+import json
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -26,8 +28,8 @@ def test_a_seed_is_a_sequence_of_all_drills() -> None:
     assert sorted(first[: len(DRILLS)]) == sorted(first[len(DRILLS) :]) == sorted(DRILLS)
 
 
-def health(at: float, ok: bool) -> Dict[str, Any]:
-    return {"kind": "health", "at": at, "ok": ok}
+def health(at: float, ok: bool, since: Optional[float] = None) -> Dict[str, Any]:
+    return {"kind": "health", "at": at, "ok": ok, "since": since}
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,33 @@ def health(at: float, ok: bool) -> Dict[str, Any]:
         ([health(10, False), health(13, True)], 3.0),
         ([health(10, False), health(11, False), health(13, True), health(90, False)], 13.0),
         ([{"kind": "alive", "at": 1.0}, health(5, True)], 0.0),
+        ([health(10, False, since=8.7), health(13, True, since=12.6)], 4.3),  # from the last good answer to the next
+        ([health(0.5, False, since=-0.8), health(3, True)], 3.0),  # but not from before the beginning
     ],
 )
 def test_the_time_without_a_page(records: List[Dict[str, Any]], seconds: float) -> None:
-    assert soak.unavailable(records, 0.0, 100.0) == seconds
+    assert soak.unavailable(records, 0.0, 100.0) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("owner", "trend", "failures"),
+    [(1, {}, 0), (2, {}, 1), (1, {"rss_grew_kib": 20_000}, 1), (1, {"descriptors_grew": 30}, 1)],
+)
+def test_what_no_drill_sees_fails_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, trend: Dict[str, int], failures: int
+) -> None:
+    """The lease was taken long before the soak; the copy on host 1 runs without a drill."""
+    lab = Lab(str(tmp_path), 3, 10.0, "10.9.0.0/24", "10.9.1.0/24", "/usr/bin/python3", "")
+    run = {"kind": "ran", "at": 20.0, "host": 1, "pid": 7, "started": 70, "first": [10.0, 10.1], "last": [19.9, 20.0]}
+    told = [{"kind": "lease", "at": 1.0, "owner": owner, "generation": 1, "since": None}, run]
+    lab.observations.parent.mkdir(parents=True, exist_ok=True)
+    lab.observations.write_text("".join(json.dumps(each) + "\n" for each in told))
+    held = soak.Soak(lab, 1, lambda _: None)
+    flat = {"rss_grew_kib": 100, "descriptors_grew": 2}
+    monkeypatch.setattr(held._footprint, "trends", lambda: {"agent": {**flat, **trend}})
+    figures = held.figures(5.0, 30.0)
+    assert len(figures["failed"]) == len(held.failures) == failures
+    assert figures["unleased_between_drills"] == (9.8 if owner == 2 else 0.0)
 
 
 def report(name: str, seconds: float, limit: float, bound: Optional[float] = None) -> Report:

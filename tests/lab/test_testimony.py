@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ovirt_he_ha.lab import testimony
-from ovirt_he_ha.lab.judge import Copy
+from ovirt_he_ha.lab.judge import Copy, judge
 from ovirt_he_ha.lab.testimony import Witness
 
 COPY = {"pid": 7, "started": 70, "host": 2}
@@ -71,3 +71,17 @@ def test_first_run_after_the_fault(path: Path) -> None:
     assert witness.first_run(5.05, (Copy(2, 7, 70),)) == (Copy(3, 8, 80), 7.1)
     assert witness.first_run(9.0) is None
     assert [record["at"] for record in witness.since(6.0)] == [6.0, 8.0]
+
+
+def test_whose_the_lease_was_before_belongs_to_the_evidence(path: Path) -> None:
+    """Without it a copy that starts beside a record that nobody touches would count as one with its lease."""
+    write(path, {"kind": "lease", "at": 1.0, "owner": 1, "generation": 1, "since": None})
+    write(path, {"kind": "health", "at": 2.0, "ok": True, "since": None})
+    write(path, {"kind": "ran", "at": 20.0, **COPY, "first": [10.0, 10.1], "last": [19.9, 20.0]})
+    witness = Witness(path)
+    assert [record["at"] for record in witness.evidence(9.0)] == [1.0, 20.0]
+    assert judge(witness.evidence(9.0)).unleased == pytest.approx(9.8)
+    assert [record["at"] for record in witness.evidence(0.5)] == [1.0, 2.0, 20.0]
+    write(path, {"kind": "alive", "at": 21.0, "owner": 2, "healthy": True})
+    witness.read()
+    assert [record["at"] for record in witness.evidence(22.0)] == [21.0]

@@ -49,7 +49,7 @@ class Drill:
             raise
         stage.wait(lambda: False, AFTER)
         since = course.fault_at if course.judged_from is None else course.judged_from
-        judgement = judge(stage.witness.since(since - BEFORE))
+        judgement = judge(stage.witness.evidence(since - BEFORE))
         if not leave:
             say("restoring")
             self.restore(stage)
