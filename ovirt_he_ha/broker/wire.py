@@ -167,6 +167,16 @@ def _bool(text: str) -> bool:
     return {"0": False, "1": True}[text]
 
 
+def _base64(text: str) -> bytes:
+    """Strictly: the decoder skips what it does not know, and of mere garbage nothing is left, which is how a slot is
+    blanked and a global flag is cleared."""
+    compact = "".join(text.split())
+    data = binascii.a2b_base64(compact)
+    if binascii.b2a_base64(data, newline=False).decode("ascii") != compact:
+        raise WireError("base64 with other characters or of a wrong length")
+    return data
+
+
 def _nil(_text: str) -> None:
     return None
 
@@ -178,7 +188,7 @@ _SCALARS: Dict[str, Callable[[str], Any]] = {
     "boolean": _bool,
     "string": str,
     "name": str,
-    "base64": binascii.a2b_base64,
+    "base64": _base64,
     "nil": _nil,
 }
 _KINDS = ("params", "fault")

@@ -304,9 +304,11 @@ def test_faults(code, text):
         b"<struct/>",
         b" <int> 7 </int> ",
         b"<base64>eA==</base64>",
+        b"<base64>\nbWFpbnRlbmFu\r\n\tY2U9MQ==\n</base64>",
+        b"<base64/>",
         b"<struct><member><name>a&amp;b</name><value>x</value></member></struct>",
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_values_as_other_clients_write_them(value):
     expected = xmlrpc.client.loads(CALL % value, use_builtin_types=True)
@@ -371,6 +373,8 @@ CALL = b"<methodCall><methodName>m</methodName><params><param><value>%s</value><
         CALL % b"<double>nan</double>",
         CALL % b"<double>1e999</double>",
         CALL % b"<base64>!</base64>x<base64>a</base64>",
+        CALL % b"<base64>!!!!</base64>",
+        CALL % b"<base64>bWFpbnRlbmFuY2U9MQ==!</base64>",
         CALL % b"<boolean>7</boolean>",
         CALL % b"<dateTime.iso8601>20260101T00:00:00</dateTime.iso8601>",
         CALL % b"<struct><member><value>1</value></member></struct>",
@@ -384,7 +388,7 @@ CALL = b"<methodCall><methodName>m</methodName><params><param><value>%s</value><
         "<methodCall/>".encode("utf-16"),
         b"<?xml version='1.0' encoding='klingon'?>" + CALL % b"x",
     ],
-    ids=range(23),
+    ids=range(25),
 )
 def test_refused_bodies(body):
     with pytest.raises(protocol.WireError):
