@@ -121,6 +121,15 @@ def test_s11_a_daemon_that_answers_and_does_not_renew(bench: Bench) -> None:
     raise AssertionError("not killed")
 
 
+def test_s11_a_renewal_is_as_old_as_it_may_be(bench: Bench) -> None:
+    """sanlock tells whole seconds: "5 s ago" may be nearly 6."""
+    asked = bench.clock.now
+    bench.guard.ask_sanlock()
+    bench.status = NoStatus("overdue", "/s", "x")
+    bench.clock.now = asked - 6 + 60
+    assert bench.guard.round().state == "killing"
+
+
 def test_s11_without_the_lockspace_nothing_is_confirmed(bench: Bench) -> None:
     bench.status = replace(WELL, spaces={})
     assert bench.run(40).startswith("threatened")

@@ -138,11 +138,14 @@ def test_s12_our_own_action_and_a_migration_that_is_seen_suspend_the_audit(
 ) -> None:
     asked = []
     monkeypatch.setattr(agent._guard, "suspend", lambda seconds, who: asked.append((seconds > 0, who)))
+    decided = SimpleNamespace(wake_at=0.0)
+    monkeypatch.setattr(agent._cycle, "decided", decided)
+    monkeypatch.setattr(agent._cycle, "run_one_cycle", lambda: decided)
     status = EngineStatus(Vm.UP, Health.GOOD)
     for facts in (EngineFacts(status), EngineFacts(status, outgoing=True)):
         before = SimpleNamespace(monitors=SimpleNamespace(engine=Reading.of(facts)))
         monkeypatch.setattr(agent._cycle, "before", before)
-        agent._tell_guard()
+        agent._one_turn()
     assert asked == [(True, "migration")]
     monkeypatch.setattr(agent._vm, "migrate", lambda action, deadline: None)
     agent._actions._migrate(Action(ActionKind.MIGRATE, 2, deadline=60.0))

@@ -133,8 +133,12 @@ def test_w06_a_cleanly_stopped_peer_whose_vm_runs_on_is_left_alone_and_named():
 
 
 def test_w06_a_peer_in_maintenance_is_no_better_host():
-    world = World()
-    world.edit(2, maintenance=True).edit(3, maintenance=True)
+    """Its score counts for nothing: of three with one score the third starts, and would wait 30 s for the others."""
+    world = World(peers=(1, 2))
+    world.host = replace(world.host, host_id=3)
+    world.flags[3] = HostLease.LIVE
+    assert codes(world.step()) == ["rank"]
+    world.edit(1, maintenance=True).edit(2, maintenance=True)
     assert kind(world.step()) is ActionKind.START
 
 
