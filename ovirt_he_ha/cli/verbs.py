@@ -116,6 +116,17 @@ VERBS: Dict[str, Verb] = {
         "Waits, interruptions and a second run as for --cluster-stop.\n"
         "Exit status: 0 started; 3 the engine is up, but hosts are missing; 1 not, and in which step; 130 interrupted.",
     ),
+    "--host-shutdown": Verb(
+        "host_shutdown",
+        "host_shutdown",
+        {"--if-going-down": FLAG, "--wait": "[seconds]", "--cancel": FLAG},
+        "move or end the engine VM before this host goes down",
+        "ovirt-ha-host-shutdown.service runs it at a shutdown or reboot; until it returns, systemd stops nothing that\n"
+        "a move needs. One try of a live migration; then the guest is asked to shut down (60 s) and powered off, and\n"
+        "another host starts it. Takes 600 s at most, or what --wait says (to 3600). Global maintenance forbids it.\n"
+        "The host counts as in local maintenance meanwhile, and until it is up again; ha.conf is not changed.\n"
+        "--if-going-down does nothing unless systemd is stopping the host; --cancel: it does not go down after all.",
+    ),
     "--vm-start": Verb(
         "vm",
         "start",

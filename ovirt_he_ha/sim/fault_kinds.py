@@ -206,6 +206,23 @@ def host_reset(target: Target) -> Mend:
     return None
 
 
+@kind("host-shutdown", "host", limit=Parameter(600.0, 1.0, 3600.0))
+def host_shutdown(target: Target) -> Mend:
+    """`systemctl poweroff` or `reboot`: the VM leaves first, within the limit, then daemons and power go; at the end of
+    the fault the host is switched on again."""
+    host = target.host
+    host.go_down(target.number("limit"))
+
+    def mend() -> None:
+        host.goes_down_at = None
+        host.agent_wanted = host.broker_wanted = True
+        host.switch_on()
+        host.start_broker()
+        host.start_agent()
+
+    return mend
+
+
 @kind("host-stun", "host")
 def host_stun(target: Target) -> Mend:
     """Nothing of the machine runs for so long, not even its clock interrupts; a watchdog does."""

@@ -63,6 +63,7 @@ def _configuration(world: World, host: Host) -> None:
     world.migration_network = True
     world.guest_boot = world.spec.guest_boot
     host.ha_conf = HaConf()
+    host.goes_down_at = None
     host.definition_problem = ""
     host.jitter = host.spec.jitter
     host.conditions = Conditions(**host.spec.conditions)  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Dict, Optional, Tuple
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective
 from ovirt_he_ha.config.files import HaConf
-from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId, Safeguards, ScoreConfig
+from ovirt_he_ha.core.model import Action, Budgets, Decision, LeaseId, Safeguards, ScoreConfig, State
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.lease.reset_watch import ResetWatch
 from ovirt_he_ha.sim.appliance import Cpus, Guest
-from ovirt_he_ha.sim.clock import Entry, HostClock, Scope, ns
+from ovirt_he_ha.sim.clock import SECOND, Entry, HostClock, Scope, ns
 from ovirt_he_ha.sim.hypervisor import Copy, Libvirt
 from ovirt_he_ha.sim.probes import Conditions
 from ovirt_he_ha.sim.sanlock import KEEPALIVE, Sanlock, Space
@@ -73,6 +73,7 @@ class Host:
         self.path = Path(Random(f"{world.seed}:path:{number}"), spec.latency)
         self.ha_conf = HaConf()
         self.ha_conf_problem = ""
+        self.goes_down_at: Optional[int] = None  # an orderly shutdown waits until then at the most
         self.safeguards = Safeguards(
             lock_manager="sanlock", second_network=True, deployment="simulated", libvirt="9.0.0", sanlock="3.8.5"
         )
@@ -105,6 +106,7 @@ class Host:
         if self.power:
             return
         self.power = True
+        self.goes_down_at = None
         self.stunned = False
         self.boots += 1
         self.scope = Scope()
@@ -136,6 +138,33 @@ class Host:
         self.libvirt.domain = None
         self.libvirt.strays.clear()
         self.stunned = False
+
+    def go_down(self, seconds: float) -> None:
+        """An orderly shutdown: it waits until the agent says that the VM has left, for so long at most."""
+        if not self.power or self.goes_down_at is not None:
+            return
+        self.trace("goes down")
+        self.goes_down_at = self.timeline.now + ns(seconds)
+        if self.agent is not None:
+            self.agent.wake()
+        self._look_whether_down()
+
+    def seconds_to_shutdown(self) -> Optional[float]:
+        if self.goes_down_at is None:
+            return None
+        return (self.goes_down_at - self.timeline.now) / SECOND
+
+    def _look_whether_down(self) -> None:
+        if self.goes_down_at is None or not self.power:
+            return
+        record = None if self.agent is None else self.agent.cycle.decided
+        left = record is not None and record.state is State.LOCAL_MAINTENANCE
+        if not left and self.agent is not None and self.timeline.now < self.goes_down_at:
+            self.timeline.after(1.0, self._look_whether_down, self.scope)
+            return
+        self.stop_agent()
+        self.stop_broker()
+        self.timeline.after(1.0, lambda: self.switch_off("shut down"), self.scope)
 
     def reset(self, why: str) -> None:
         self.switch_off(why)

@@ -231,7 +231,8 @@ class Invariants:
             self.violate("lease-ignored", host.number, f"host {owner.host_id} has it, and is {flag}")
 
     def _count_move(self, host: "Host", cycle: Cycle, action: Action) -> None:
-        if host.ha_conf.maintenance or cycle.carried.migration_tries:  # nobody counts maintenance, nor a further try
+        leaves = host.ha_conf.maintenance or host.goes_down_at is not None
+        if leaves or cycle.carried.migration_tries:  # nobody counts maintenance, nor a further try
             return
         handed = action.kind is ActionKind.STOP and cycle.carried.stop_purpose == HAND_OVER
         if action.kind is not ActionKind.MIGRATE and not handed:

@@ -97,6 +97,7 @@ def able(host: "Host", rests: bool = False) -> bool:
         and daemon is not None
         and daemon.storage_works
         and (rests or not host.ha_conf.maintenance)
+        and host.goes_down_at is None
         and host.libvirt.problem == ""
         and not host.libvirt.flow.create_error
         and not host.definition_problem

@@ -94,6 +94,8 @@ class Body(Protocol):
 
     def sanlock(self) -> Optional[Sanlock]: ...
 
+    def seconds_to_shutdown(self) -> Optional[float]: ...
+
     def open_volume(self) -> BlockIO: ...
 
     def page(self) -> Tuple[bool, float]: ...
@@ -544,6 +546,7 @@ class AgentSeat:
             cpu_model=lambda: self.body.cpu_model,
             guard=lambda: self.guard.report,
             safeguards=lambda: self.body.safeguards,
+            host_shutdown=lambda: self.body.seconds_to_shutdown(),
         )
         made = EventCollector(
             self._link.snapshot, self._identity, Path("/ha.conf"), workers, self.body.clock, self._published

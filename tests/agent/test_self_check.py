@@ -10,6 +10,7 @@ import pytest
 
 from ovirt_he_ha.agent import second_network
 from ovirt_he_ha.agent.self_check import VERSIONS, SelfCheck
+from ovirt_he_ha.config import host_shutdown
 from ovirt_he_ha.config.equality import deployment_digest
 from ovirt_he_ha.config.files import HostedEngineConf, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -71,6 +72,16 @@ def test_a_maintenance_that_is_asked_for_wakes_the_cycle(bench: Bench) -> None:
     assert bench.look()
     assert not bench.look()
     save_ha_conf(bench.paths.ha_conf, local_maintenance=False)
+    assert bench.look()
+
+
+def test_the_word_that_the_host_goes_down_wakes_the_cycle(bench: Bench) -> None:
+    bench.look()
+    assert not bench.look()
+    host_shutdown.announce(bench.paths, 60.0)
+    assert bench.look()
+    assert not bench.look()
+    host_shutdown.cancel(bench.paths)
     assert bench.look()
 
 

@@ -125,6 +125,7 @@ TABLE = (
     row("--set-maintenance --mode=global",     "1 out,  1 out,  1 err,  1 err,  0 out,  0 out"),
     row("--set-maintenance --mode=local",      "1 out,  1 out,  0 both, 0 out,  0 out,  0 out"),
     row("--set-maintenance --mode=none",       "1 out,  1 out,  1 both, 1 both, 0 out,  0 out"),
+    row("--host-shutdown --cancel",            "1 out,  1 out,  0 out,  0 out,  0 out,  0 out"),
     row("--get-shared-config gateway --type=he_local",
                                                "1 out,  1 out,  0 out,  0 out,  0 out,  0 out"),
     row("--get-shared-config console",         "1 out,  1 out,  0 out,  1 err,  0 out,  0 out"),
@@ -310,7 +311,7 @@ def test_a_broker_that_lies(host: World, each: Row, lie: Any) -> None:
     assert ran.status in (0, 1)
     safe = ("--vm-status", "--vm-poweroff", "--add-console-password", "--check-deployed", "--connect-storage",
             "--disconnect-storage", "--get-shared-config", "--set-shared-config", "--history", "--version",
-            "--set-maintenance")  # fmt: skip
+            "--set-maintenance", "--host-shutdown")  # fmt: skip
     assert ran.status == 1 or each.words[0] in safe
     if each.words[-1] in ("--mode=global", "--mode=none"):
         assert ran.status == 1
