@@ -270,6 +270,8 @@ def _pack_leases(leases: LeaseFacts) -> Struct:
         "owner_silent": _pack_age(leases.owner_silent),
         "joining_for": _pack_age(leases.joining_for),
         "renewed_ago": _pack_age(leases.renewed_ago),
+        "owner_left": leases.owner_left,
+        "owner_left_for": _pack_age(leases.owner_left_for),
     }
 
 
@@ -401,11 +403,13 @@ def _leases(root: Members) -> LeaseFacts:
         watchdog=root.get("watchdog", natural),
         watchdog_armed=members.optional("watchdog_armed", flag),
         reset_within=members.optional("reset_within", number),
-        # Only countdowns look at the first two: a broker from before an update need not send them. Where it does not
-        # send the third one, nothing is started here until it was started again.
+        # A broker from before an update need not send these. Only countdowns look at the first two; without the third
+        # nothing is started here until the broker was started again, without the others no owner is known to have left.
         owner_silent=members.optional("owner_silent", number) if "owner_silent" in members else None,
         joining_for=members.optional("joining_for", number) if "joining_for" in members else None,
         renewed_ago=members.optional("renewed_ago", number) if "renewed_ago" in members else None,
+        owner_left=members.optional("owner_left", natural) if "owner_left" in members else None,
+        owner_left_for=members.optional("owner_left_for", number) if "owner_left_for" in members else None,
     )
 
 

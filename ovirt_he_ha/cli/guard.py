@@ -10,6 +10,7 @@ from typing import Any, Iterator, Optional
 from ovirt_he_ha.cli.hosts import Hosts
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.core.fencing import WORRYING
+from ovirt_he_ha.core.liveness import left_in_order, left_later_ends
 from ovirt_he_ha.core.model import EngineFacts, HostLease, LeaseFacts, LeaseId, LockspaceState, Reading
 from ovirt_he_ha.core.situation import lease_text
 from ovirt_he_ha.core.timers import Timers
@@ -85,15 +86,19 @@ def _own_record(reading: "Reading[EngineFacts]") -> Iterator[str]:
 
 def _other_owner(owner: int, leases: LeaseFacts, hosts: Hosts) -> Iterator[str]:
     flag: Optional[HostLease] = None
+    left = False
     if leases.hosts.value is not None and _fresh(leases.hosts):
         flag = leases.hosts.value.get(owner)
+        left = left_in_order(leases) or (flag in (None, HostLease.FREE) and left_later_ends(leases) == 0.0)
     name = hosts.name(owner)
+    if left:
+        return
     if flag is HostLease.LIVE:
         yield (
             f"Host {name} holds the VM's lease and is alive: the VM runs there. Use --vm-migrate or --vm-shutdown on "
             "that host"
         )
-    elif flag not in (HostLease.DEAD, HostLease.FREE):
+    elif flag is not HostLease.DEAD:
         said = flag.value if flag else "not listed"
         yield f"Host {name} holds the VM's lease and is not known to be dead (sanlock: {said}): wait until it is"
 

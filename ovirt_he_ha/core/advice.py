@@ -72,7 +72,10 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
         ),
         "lease-unknown": Word(EVENT, "the record of the VM's lease can be read", _STORAGE),
         "lease-held": Word(
-            EVENT, "sanlock shows the lease of host {host} free or dead", "Is host {host} off, or reset?", ("lease",)
+            EVENT,
+            "sanlock shows the lease of host {host} free or dead",
+            "Is host {host} off, or reset? Else start its daemons",
+            ("lease",),
         ),
         "lease-own-process": Word(EVENT, "process {pid} has ended", "Look at process {pid} on that host"),
         "unfenced": Word(

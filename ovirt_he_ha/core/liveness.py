@@ -155,6 +155,25 @@ def host_flags(leases: LeaseFacts, timers: Timers) -> Mapping[int, HostLease]:
     return hosts.value
 
 
+def left_in_order(leases: LeaseFacts) -> bool:
+    """The owner's host gave its id back in the generation in which it took the lease. sanlock does that only when every
+    process that held a lease in that generation has ended, and a generation never comes back: whatever that host does
+    under a later one, nobody holds this lease, and sanlock grants it at once. True however old the answer is."""
+    owner = leases.owner.value
+    return owner is not None and owner.host_id != 0 and leases.owner_left == owner.generation
+
+
+def left_later_ends(leases: LeaseFacts) -> Optional[float]:
+    """The owner's host gave its id back in a later generation than the lease's. That is of a sanlock that was started
+    again, and says nothing of a VM that the first one left behind; but that VM's watchdog has fired when the time is
+    over after which a host without renewals is dead. Returns the seconds until then, 0 at the least; None: it has not
+    left so."""
+    owner, left, since = leases.owner.value, leases.owner_left, leases.owner_left_for
+    if owner is None or left is None or since is None or left <= owner.generation:
+        return None
+    return max(0.0, 10.0 * leases.io_timeout + leases.watchdog - since)
+
+
 def known_hosts(slots: Mapping[int, Slot], flags: Mapping[int, HostLease], own_id: int) -> FrozenSet[int]:
     """Whoever published something (readable or not), or holds or held an id; without ourselves and the global slot."""
     published = {host_id for host_id, slot in slots.items() if not isinstance(slot, Empty)}
@@ -256,9 +275,10 @@ def suppressed_by(view: Survey, leases: LeaseFacts, timers: Timers) -> Optional[
     """The host whose clean stop keeps us from starting: its agent is stopped, its VM runs on.
 
     Only while the lease on disk is its own *and* sanlock says LIVE. A host that stopped cleanly and then lost power has
-    a slot that says ``stopped`` for ever; a suppression by the slot alone would be a deadlock.
+    a slot that says ``stopped`` for ever; a suppression by the slot alone would be a deadlock. One whose lockspace
+    somebody removed, and whose broker joined it again, is LIVE without the VM.
     """
-    if leases.owner.value is None:
+    if leases.owner.value is None or left_in_order(leases):
         return None
     owner = leases.owner.value.host_id
     peer = view.peers.get(owner)

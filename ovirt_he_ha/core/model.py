@@ -236,7 +236,10 @@ class LeaseFacts:
     lockspace; None: no reset is expected. ``owner_silent``: seconds since sanlock saw the host of the lease's owner
     renew its id, once it is late with that; None: it is not late, or not known. ``joining_for``: seconds that a join of
     one of the lockspaces has taken so far. Both are for countdowns only. ``renewed_ago``: seconds since sanlock last
-    renewed this host's id in the storage domain's lockspace, by its own word; None: not known.
+    renewed this host's id in the storage domain's lockspace, by its own word; None: not known. ``owner_left``: the
+    generation under which the host of the lease's owner had the id that sanlock now calls FREE (asked by its number, as
+    such ids are not in ``hosts``), 0 if it never had it; None: it has not left, or not known. ``owner_left_for``:
+    seconds since sanlock first said so of that generation.
     """
 
     lockspace: Reading[LockspaceState] = Reading()
@@ -251,6 +254,8 @@ class LeaseFacts:
     owner_silent: Optional[float] = None
     joining_for: Optional[float] = None
     renewed_ago: Optional[float] = None
+    owner_left: Optional[int] = None
+    owner_left_for: Optional[float] = None
 
 
 # --- the snapshot -------------------------------------------------------------------------------------------------

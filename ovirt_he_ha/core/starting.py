@@ -25,7 +25,12 @@ from ovirt_he_ha.core.model import (
 )
 from ovirt_he_ha.core.reasons import reason
 from ovirt_he_ha.core.score import TOO_MANY_RETRIES
-from ovirt_he_ha.core.situation import Situation, is_fresh, lease_text, peer_lease_conflicts
+from ovirt_he_ha.core.situation import (
+    Situation,
+    is_fresh,
+    lease_text,
+    peer_lease_conflicts,
+)
 
 Step = Tuple[State, bool]
 
@@ -267,6 +272,9 @@ def _lease(sit: Situation, d: Draft) -> Iterator[Reason]:
     leases = sit.snapshot.leases
     if why.code == "lease-held" and leases.owner_silent is not None:
         d.ahead("lease", sit.now - leases.owner_silent + 8 * leases.io_timeout + leases.watchdog)
+    ends = liveness.left_later_ends(leases)
+    if why.code == "lease-held" and ends is not None:
+        d.ahead("lease", sit.now + ends)
     yield why
 
 
@@ -370,7 +378,7 @@ def lease_objection(sit: Situation) -> Optional[Reason]:
     """Why the VM's lease cannot be had now; None: a start would get it without waiting.
 
     Only sanlock's word on the owner counts. A start while the owner is LIVE or FAIL would block libvirt for up to
-    160 s, and an owner that sanlock does not list is unknown, not dead.
+    160 s, and an owner that sanlock does not list is unknown, not dead, unless it is known how it left.
     """
     reading = sit.snapshot.leases.owner
     if reading.value is None or not owner_known(sit):
@@ -385,9 +393,22 @@ def lease_objection(sit: Situation) -> Optional[Reason]:
             return None
         return reason("lease-own-process", pid=sit.facts.pid if sit.facts is not None else "?")
     flag = sit.flags.get(owner)
-    if flag in (HostLease.FREE, HostLease.DEAD) or _owner_came_back(sit, reading.value):
+    if flag is HostLease.DEAD or _owner_left(sit, reading.value) or _owner_came_back(sit, reading.value):
         return None
-    return reason("lease-held", host=owner, flag=flag.value if flag else "unlisted")
+    word = flag.value if flag else "unlisted"
+    left = sit.snapshot.leases.owner_left
+    if flag is None and left is not None:
+        word = f"free under generation {left} (the lease: {reading.value.generation})"
+    return reason("lease-held", host=owner, flag=word)
+
+
+def _owner_left(sit: Situation, owner: LeaseOwner) -> bool:
+    """Its host gave its id back, and whatever the lease guarded there has ended."""
+    leases = sit.snapshot.leases
+    if not sit.flags:
+        return False  # what sanlock says of the hosts is old
+    listed = sit.flags.get(owner.host_id, HostLease.FREE) is not HostLease.FREE
+    return liveness.left_in_order(leases) or (not listed and liveness.left_later_ends(leases) == 0.0)
 
 
 def _owner_came_back(sit: Situation, owner: LeaseOwner) -> bool:

@@ -46,6 +46,7 @@ JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is 
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does
 WHOLE_SECOND = 1.0  # sanlock counts whole ones: its "0 s ago" is up to one old
 ASK_AGAIN = 60.0  # product seconds until sanlock's program is started again when it did not tell
+_HOST = throttled("host")
 FLAGS = {
     1: HostLease.UNKNOWN,
     2: HostLease.FREE,
@@ -68,6 +69,15 @@ class _Renewal:
     silence of a host that it never saw renew from its own first look."""
 
     timestamp: int
+    at: float
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A host that sanlock calls FREE, and since when it says so of this generation."""
+
+    host_id: int
+    generation: int
     at: float
 
 
@@ -122,6 +132,7 @@ class SanlockLockspaces(Lockspaces):
         self._owner_due = 0.0
         self._hosts: _Measured[Mapping[int, HostLease]] = _Measured()
         self._renewals: Dict[int, _Renewal] = {}
+        self._left: Optional[_Left] = None  # the host of the lease's owner
         self._renewed_at: Optional[float] = None  # this host's own, by sanlock's word
         self._owner: _Measured[LeaseOwner] = _Measured()
         self._starting = threading.Lock()
@@ -162,6 +173,9 @@ class SanlockLockspaces(Lockspaces):
 
     def facts(self) -> LeaseFacts:
         now = self._clock.monotonic()
+        owner, left = self._owner.value, self._left
+        if owner is None or (left is not None and left.host_id != owner.host_id):
+            left = None  # it is of the owner before
         return LeaseFacts(
             lockspace=_state(self._domain, self._domain_loop),
             whiteboard=_state(self._whiteboard, self._whiteboard_loop),
@@ -174,6 +188,8 @@ class SanlockLockspaces(Lockspaces):
             owner_silent=self._owner_silent(now),
             joining_for=self._joining_for(),
             renewed_ago=None if self._renewed_at is None else max(0.0, now - self._renewed_at),
+            owner_left=None if left is None else left.generation,
+            owner_left_for=None if left is None else max(0.0, now - left.at),
         )
 
     def _joining_for(self) -> Optional[float]:
@@ -230,7 +246,7 @@ class SanlockLockspaces(Lockspaces):
                 )
             self._own_generation = self._asked = self._armed = None
             self._renewals = {}
-            self._renewed_at = None
+            self._renewed_at = self._left = None
             self._set_hosts(_Measured(None, why, self._clock.monotonic()))
             return
         flags = {int(host["host_id"]): FLAGS.get(int(host["flags"]), HostLease.UNKNOWN) for host in found}
@@ -240,10 +256,41 @@ class SanlockLockspaces(Lockspaces):
             self._io_timeout = int(own["io_timeout"]) or self._io_timeout
         now = self._clock.monotonic()
         self.note_renewals(((int(host["host_id"]), int(host["timestamp"])) for host in found), now)
+        self._look_for_owner(flags, now)
         self._set_hosts(_Measured(MappingProxyType(flags), "", now))
         if own is not None:
             self._look_at_watchdog()
         self.look_at_own_renewal()
+
+    def _look_for_owner(self, flags: Mapping[int, HostLease], now: float) -> None:
+        """The host of the lease's owner, where sanlock's list leaves it out, as it does with each that is FREE. What it
+        left in the lease's own generation is kept, also when it is back: that generation is over."""
+        owner, before = self._owner.value, self._left
+        if owner is None or not owner.host_id:
+            self._left = None
+            return
+        if before is not None and (before.host_id, before.generation) == (owner.host_id, owner.generation):
+            return
+        left: Optional[_Left] = None
+        if flags.get(owner.host_id, HostLease.FREE) is HostLease.FREE:
+            left = self._free(owner.host_id, now)
+        if left is not None and before is not None:
+            left = before if (left.host_id, left.generation) == (before.host_id, before.generation) else left
+        self._left = left
+        if left is not before:
+            self._on_change()
+
+    def _free(self, host_id: int, now: float) -> Optional[_Left]:
+        """None: it is not, or sanlock does not say."""
+        try:
+            found = self._api.get_hosts(self._lease.lockspace.encode(), host_id)
+        except self._api.SanlockException as error:
+            log.warning("host %d in lockspace %s: %s", host_id, self._lease.lockspace, text_of(error), extra=_HOST)
+            return None
+        for host in found:
+            if int(host["host_id"]) == host_id and FLAGS.get(int(host["flags"])) is HostLease.FREE:
+                return _Left(host_id, int(host["generation"]), now)
+        return None
 
     def look_at_own_renewal(self) -> None:
         """What is not told leaves what was known, which grows old. One that is no longer late is news: a start waits
@@ -312,6 +359,7 @@ class SanlockLockspaces(Lockspaces):
             measured = _Measured(None, "error", self._clock.monotonic())
         before, self._owner = self._owner, measured
         if (before.value, before.unknown) != (measured.value, measured.unknown):
+            self._hosts_loop.wake()  # another owner may be one that is not listed
             self._on_change()
 
     # --- parts ----------------------------------------------------------------------------------------------------

@@ -50,24 +50,26 @@ class SanlockBinding:
         daemon = self._ask("get_lockspaces")
         return [_listed(space) for space in daemon.spaces.values()]
 
-    def get_hosts(self, lockspace: bytes) -> List[Dict[str, Any]]:
+    def get_hosts(self, lockspace: bytes, host_id: int = 0) -> List[Dict[str, Any]]:
         daemon = self._ask("get_hosts")
         space = daemon.spaces.get(lockspace.decode())
         if space is None or not (space.held or space.failed):
             raise SanlockCode(errno.ENOENT, "get_hosts", "No such file or directory")
         if self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
             raise SanlockCode(errno.EAGAIN, "get_hosts", "Resource temporarily unavailable")
-        ids = daemon.disk.space(space.name)
+        known = space.seen or {}
+        if host_id and host_id not in known:
+            return [{"host_id": host_id, "generation": 0, "timestamp": 0, "io_timeout": 0, "flags": 2}]
         return [
             {
-                "host_id": host_id,
-                "generation": space.generation if host_id == space.host_id else ids[host_id].generation,
+                "host_id": each,
+                "generation": space.generation if each == space.host_id else space.generations.get(each, 0),
                 "timestamp": seen[0] // SECOND,
                 "io_timeout": daemon.io,
-                "flags": _FLAGS[daemon.flag(space, host_id)],
+                "flags": _FLAGS[daemon.flag(space, each)],
             }
-            for host_id, seen in sorted((space.seen or {}).items())
-            if seen[0]  # an id that nobody has is not listed
+            for each, seen in sorted(known.items())
+            if each == host_id or (seen[0] and not host_id)  # an id that nobody has is not listed
         ]
 
     def read_resource_owners(
@@ -306,6 +308,7 @@ class EventLockspaces(SanlockLockspaces):
     def _known_of_hosts(self) -> Tuple[object, ...]:
         return (
             self._hosts, dict(self._renewals), self._own_generation, self._io_timeout, self._asked, self._armed,
+            self._left,
         )  # fmt: skip
 
     def _renewed(self) -> Iterator[Tuple[int, int]]:
@@ -321,13 +324,9 @@ class EventLockspaces(SanlockLockspaces):
         space = daemon.spaces.get(self._lease.lockspace)
         if space is None or not space.held or self._timeline.now - space.joined_at < ns(HOSTS_AFTER):
             return None
-        leases = daemon.disk.space(space.name)
-        found: List[object] = [space, self._host_id]
+        found: List[object] = [space, self._host_id, self._owner.value]
         for host_id in space.seen or ():
-            lease = leases.get(host_id)
-            if lease is None:
-                return None
-            found += (host_id, lease.generation, daemon.flag(space, host_id))
+            found += (host_id, space.generations.get(host_id), daemon.flag(space, host_id))
         return tuple(found)
 
     def domain_state(self) -> Optional[LockspaceState]:

@@ -15,7 +15,7 @@ refused at once while the owner was seen to renew within the last ``2 io``, and 
 Each of this is compared with the real daemon's doing by tests/contract/test_lease_reality.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Callable, Dict, List, Optional, Protocol, Tuple
 
@@ -98,6 +98,7 @@ class Space:
     renewed: int = 0
     joined_at: int = 0
     seen: Optional[Dict[int, Tuple[int, int]]] = None
+    generations: Dict[int, int] = field(default_factory=dict)  # as they were when that renewal was seen
     looked: int = 0
 
 
@@ -291,6 +292,7 @@ class Sanlock:
         known = space.seen.get(host_id)
         if known is None or known[0] != lease.renewed:
             space.seen[host_id] = (lease.renewed, self.timeline.now)
+            space.generations[host_id] = lease.generation
 
     def _expire_later(self, space: Space) -> None:
         wait = space.renewed + ns(8 * self.io) - self.timeline.now
@@ -463,6 +465,7 @@ class Sanlock:
         now = max(1, self.timeline.now)
         space = Space(name, host_id, path, generation, held=True, renewed=now, joined_at=now - ns(3600.0))
         space.seen = {peer: (renewed, now) for peer, renewed in peers.items()}
+        space.generations = {peer: 1 for peer in peers}
         self.disk.space(name)[host_id] = DeltaLease(self.name, generation, now)
         space.seen[host_id] = (now, now)
         self.spaces[name] = space

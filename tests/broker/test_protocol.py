@@ -57,6 +57,8 @@ leases = st.builds(
     watchdog_armed=st.none() | flags,
     reset_within=st.none() | st.floats(0, 1000),
     renewed_ago=st.none() | st.floats(0, 1000),
+    owner_left=st.none() | counts,
+    owner_left_for=st.none() | st.floats(0, 1000),
 )
 monitors = st.builds(
     model.Monitors,

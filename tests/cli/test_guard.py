@@ -1,7 +1,7 @@
 """A start by hand: when the lease says that the VM may run here."""
 
 from dataclasses import replace
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import pytest
 
@@ -55,11 +55,19 @@ def test_a_free_lease_may_be_taken() -> None:
 @pytest.mark.parametrize("flag", list(HostLease))
 def test_the_owner_must_be_gone(flag: HostLease) -> None:
     said = against(owned_by(2, hosts=Reading.of({2: flag})))
-    assert bool(said) == (flag not in (HostLease.FREE, HostLease.DEAD))
+    assert bool(said) == (flag is not HostLease.DEAD)
 
 
 def test_an_owner_that_sanlock_does_not_list_is_not_dead() -> None:
     assert against(owned_by(9))
+
+
+@pytest.mark.parametrize("hosts", [{1: HostLease.LIVE}, {1: HostLease.LIVE, 2: HostLease.FREE}])
+def test_an_owner_that_left_in_the_leases_own_generation_is_gone(hosts: Dict[int, HostLease]) -> None:
+    assert against(owned_by(2, hosts=Reading.of(hosts), owner_left=3, owner_left_for=0.0)) == []
+    assert against(owned_by(2, hosts=Reading.of(hosts), owner_left=4, owner_left_for=0.0))
+    assert against(owned_by(2, hosts=Reading.of(hosts, age=guard.FRESH + 1), owner_left=3, owner_left_for=0.0))
+    assert against(owned_by(2, hosts=Reading.of({2: HostLease.LIVE}), owner_left=4, owner_left_for=999.0))
 
 
 def test_unknown_or_old_is_not_free() -> None:

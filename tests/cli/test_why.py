@@ -135,7 +135,7 @@ def test_a_start_is_announced_with_its_time_corrected_by_the_age(world: World) -
     (waits,) = hosts(found)[2]["reasons"]
     assert (waits["in"], waits["kind"]) == (12.0, "event")
     assert waits["until"] == "sanlock shows the lease of host 3 free or dead"
-    assert found["do"] == ["Is host 3 off, or reset? (host 1 (host1), host 2 (host2))"]
+    assert found["do"] == ["Is host 3 off, or reset? Else start its daemons (host 1 (host1), host 2 (host2))"]
     assert hosts(found)[3]["live"] is False
     assert [step["host"] for step in found["next"]] == [2, 1]
 

@@ -171,6 +171,69 @@ def a_host_that_left_is_free(cluster):
     return {"flag": two.flags().get(1), "ids": standing(cluster, 1), "listed": sorted(two.flags())}
 
 
+def said_by_number(cluster, host, host_id):
+    """Once the list leaves it out."""
+    cluster.until(lambda: not standing(cluster, host_id)[1], 60)
+    cluster.until(lambda: host_id not in host.flags(), 60)
+    return host.asked_for(host_id)
+
+
+@case
+def a_host_that_left_is_told_by_its_number(cluster):
+    """In the generation of the lease that its end could not give back: nothing that held it is left."""
+    one, two = joined(cluster)
+    never, alive = two.asked_for(7), two.asked_for(1)
+    taken(cluster, one)
+    last_seen(cluster, 1, 2)
+    one.leave()
+    said = said_by_number(cluster, two, 1)
+    owner = cluster.owner()
+    return {
+        "never used": never,
+        "alive": alive,
+        "left": said,
+        "holder": one.alive(),
+        "record": (owner.host_id, owner.generation),
+        "taken by the other": wait(cluster, two.take()),
+    }
+
+
+@case
+def a_newcomer_knows_at_once_who_has_left(cluster):
+    one = joined(cluster)[0]
+    taken(cluster, one)
+    one.leave()
+    cluster.until(lambda: not standing(cluster, 1)[1], 60)
+    three = cluster.host(3)
+    codes = wait(cluster, three.join())
+    cluster.until(lambda: three.hosts_code() == 0, 20)
+    return {"codes": codes, "left": three.asked_for(1), "listed": 1 in three.flags()}
+
+
+@case
+def a_second_life_that_left_says_nothing_of_the_first(cluster):
+    """The daemon was killed, another one joined and left: free under another generation than the lease's, and the first
+    one's holder runs on."""
+    one, two = joined(cluster)
+    taken(cluster, one)
+    one.kill()
+    cluster.go(3)
+    one.start()
+    codes = wait(cluster, one.join())
+    cluster.until(lambda: two.asked_for(1) == [(LIVE, 2)], 60)
+    one.leave()
+    said = said_by_number(cluster, two, 1)
+    owner = cluster.owner()
+    return {
+        "codes": codes,
+        "left": said,
+        "holder": one.alive(),
+        "record": (owner.host_id, owner.generation),
+        "sanlock gives it to the other": wait(cluster, two.take()),
+        "holder beside it": one.alive(),
+    }
+
+
 @case
 def join_after_the_daemon_died(cluster):
     one, two = joined(cluster)

@@ -126,6 +126,13 @@ class Host:
         except SanlockCode:
             return {}
 
+    def asked_for(self, host_id):
+        try:
+            found = self.binding.get_hosts(SPACE.encode(), host_id)
+        except SanlockCode as error:
+            return error.args[0]
+        return [(FLAGS[each["flags"]], each["generation"]) for each in found]
+
     def hosts_code(self):
         return self._code(lambda: self.binding.get_hosts(SPACE.encode()))
 

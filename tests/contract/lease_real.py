@@ -165,6 +165,13 @@ class Host:
         answer = self.process.ask("hosts", SPACE)
         return {each["host_id"]: FLAGS[each["flags"] & 7] for each in answer.value} if answer.code == 0 else {}
 
+    def asked_for(self, host_id):
+        """(flag, generation) of one host id, listed or not; the call's code when it is refused."""
+        answer = self.process.ask("asked_for", SPACE, host_id)
+        if answer.code:
+            return answer.code
+        return [(FLAGS[each["flags"] & 7], each["generation"]) for each in answer.value]
+
     def hosts_code(self):
         return self.process.ask("hosts", SPACE).code
 

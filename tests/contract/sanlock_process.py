@@ -53,6 +53,10 @@ class Process:
     def hosts(self, space):
         return plain(sanlock.get_hosts(space.encode()))
 
+    def asked_for(self, space, host_id):
+        """What is said of one host id, listed or not."""
+        return plain(sanlock.get_hosts(space.encode(), host_id))
+
     def spaces(self):
         return plain(sanlock.get_lockspaces())
 

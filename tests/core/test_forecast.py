@@ -72,7 +72,7 @@ def test_advice_is_made_of_what_the_reason_has(code):
 def test_a_code_of_a_newer_host_is_no_advice():
     assert advice.word("moon-phase").kind == SAYS
     assert advice.until(reason("rank", wait=15)) == "it is this host's turn, 15 s after the better ones"
-    assert advice.to_do(reason("lease-held", host=3)) == "Is host 3 off, or reset?"
+    assert advice.to_do(reason("lease-held", host=3)) == "Is host 3 off, or reset? Else start its daemons"
 
 
 # --- a start ----------------------------------------------------------------------------------------------------------

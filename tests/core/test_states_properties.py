@@ -180,6 +180,9 @@ leases = st.builds(
     own_generation=st.none() | st.integers(0, 9),
     watchdog_armed=often(True, st.none() | st.just(False)),
     reset_within=often(None, st.floats(0.1, 150.0)),
+    renewed_ago=often(5.0, st.sampled_from([None, 29.9, 30.0, 300.0])),
+    owner_left=often(None, st.integers(0, 4)),
+    owner_left_for=st.sampled_from([None, 0.0, 159.9, 160.0]),
 )
 hosts = st.builds(
     HostFacts,
@@ -243,8 +246,13 @@ def may_have_lease(snapshot):
     if owner in (0, 1):
         return True
     listed = snapshot.leases.hosts
-    flags = listed.value if listed.known and listed.age <= T.facts_stale else {}
-    return flags.get(owner) in (HostLease.FREE, HostLease.DEAD)
+    if not listed.known or listed.age > T.facts_stale or not listed.value:
+        return False
+    flag, left, generation = listed.value.get(owner), snapshot.leases.owner_left, reading_.value.generation
+    if flag is HostLease.DEAD or left == generation:
+        return True
+    waited = (snapshot.leases.owner_left_for or 0.0) >= 160.0
+    return flag in (None, HostLease.FREE) and left is not None and left > generation and waited
 
 
 def check(snapshot, decision):
@@ -287,6 +295,7 @@ def check_start(snapshot, decision, vm):
     assert not snapshot.host.definition_problem
     assert snapshot.leases.watchdog_armed or snapshot.host.allow_unfenced
     assert snapshot.leases.reset_within is None
+    assert snapshot.leases.renewed_ago is not None and snapshot.leases.renewed_ago < 30.0
     for lockspace in (snapshot.leases.lockspace, snapshot.leases.whiteboard):
         assert lockspace.value is LockspaceState.HELD
     # S3, without the policy's code: nobody may be there whom we neither saw change, nor be silent, nor dead.
@@ -338,7 +347,7 @@ def sound(ready):
 # Where one field of a sound world may be replaced by that of an arbitrary one.
 PARTS = {
     "host": [f.name for f in fields(HostFacts) if f.name not in ("host_id", "hostname", "boot_id", "score", "version")],
-    "leases": ["lockspace", "whiteboard", "hosts", "owner", "watchdog_armed"],
+    "leases": ["lockspace", "whiteboard", "hosts", "owner", "watchdog_armed", "renewed_ago"],
     "monitors": ["network", "bridge", "engine"],
     "carried": [f.name for f in fields(Carried) if f.name != "started_at"],
     "": ["slots", "slots_age", "global_maintenance", "report", "stopping", "fencing"],
@@ -380,6 +389,7 @@ def blinded(snapshot):
     if vm_of(snapshot) is not Vm.UP:
         for name in ("owner", "lockspace", "whiteboard"):
             yield replace(snapshot, leases=replace(snapshot.leases, **{name: unknown}))
+        yield replace(snapshot, leases=replace(snapshot.leases, renewed_ago=None))
         yield replace(snapshot, slots_age=None)
         yield replace(snapshot, host=replace(snapshot.host, local_maintenance=unknown))
 

@@ -52,6 +52,11 @@ def owned(world, host_id, flag=None):
         world.flags[host_id] = flag
 
 
+def left(world, generation, seconds=0.0):
+    """The host of the owner gave its id back, as sanlock says."""
+    world.owner_left, world.owner_left_for = generation, seconds
+
+
 def local_unknown(world):
     world.host = replace(world.host, local_maintenance=UNREAD)
 
@@ -96,6 +101,10 @@ AGAINST = [
     ("lease-held", lambda w: owned(w, 3, HostLease.FAIL)),
     ("lease-held", lambda w: owned(w, 3, HostLease.UNKNOWN)),
     ("lease-held", lambda w: owned(w, 9)),
+    ("lease-held", lambda w: owned(w, 9, HostLease.FREE)),
+    ("lease-held", lambda w: owned(w, 9) or left(w, 0)),
+    ("lease-held", lambda w: owned(w, 9) or left(w, 2)),
+    ("lease-held", lambda w: owned(w, 3, HostLease.LIVE) or left(w, 2, 1000.0)),
     ("lease-own-process", lambda w: owned(w, 1) or w.vm(DOWN, pid=4711)),
     ("start-backoff", lambda w: w.budget(start_failures=1, next_start_at=w.now + 9)),
     ("lost-race", lambda w: w.carry(notes={notes.LOST_RACE: w.now + 9})),
@@ -121,12 +130,46 @@ def test_each_check_alone_forbids_the_start(code, against):
 
 @pytest.mark.parametrize(
     "owner, flag",
-    [(0, None), (1, None), (1, HostLease.LIVE), (3, HostLease.FREE), (3, HostLease.DEAD), (9, HostLease.DEAD)],
+    [(0, None), (1, None), (1, HostLease.LIVE), (3, HostLease.DEAD), (9, HostLease.DEAD)],
 )
 def test_a_lease_that_can_be_had(owner, flag):
     world = World(peers=(2,))
     owned(world, owner, flag)
     assert kind(world.step()) is START
+
+
+@pytest.mark.parametrize("flag", [None, HostLease.FREE])
+def test_s1_an_owner_that_left_in_the_leases_own_generation_is_not_waited_for(flag):
+    world = World(peers=(2,))
+    owned(world, 9, flag)
+    left(world, 1)
+    assert kind(world.look()) is START
+    world.owner = Reading.of(LeaseOwner(9, 2))  # it is back, and took the lease again: what is told is of before
+    assert "lease-held" in codes(world.look())
+
+
+def test_s1_a_later_life_that_left_counts_when_a_silent_host_would_be_dead():
+    """A sanlock that was started again and left says nothing of the VM of the first one; its watchdog does."""
+    world = World(peers=(2,))
+    owned(world, 9)
+    left(world, 2, 159.9)
+    decision = world.look()
+    assert "lease-held" in codes(decision)
+    assert {c.event: c.at for c in decision.countdowns}["lease"] == pytest.approx(world.now + 0.1)
+    left(world, 2, 160.0)
+    assert kind(world.look()) is START
+    left(world, 0, 1000.0)  # the lockspace was written anew: it knows nothing of that owner
+    decision = world.look()
+    assert "lease-held" in codes(decision)
+    assert "lease" not in events(decision)
+
+
+def test_s5_without_a_fresh_host_list_nobody_is_known_to_have_left():
+    world = World(peers=(2,))
+    owned(world, 9)
+    left(world, 1)
+    world.hosts_age = 30.0
+    assert "lease-held" in codes(world.look())
 
 
 def test_a_late_renewal_is_not_said_beside_a_lost_lockspace():
@@ -295,12 +338,25 @@ def test_d6_a_cleanly_stopped_peer_with_a_live_lease_suppresses():
     assert decision.action is None
 
 
-@pytest.mark.parametrize("flag", [HostLease.DEAD, HostLease.FREE])
-def test_d6_a_cleanly_stopped_peer_that_is_gone_does_not(flag):
+def test_d6_a_cleanly_stopped_peer_that_is_gone_does_not():
+    world = World(peers=(2,))
+    world.edit(2, stopped=True)
+    owned(world, 2, HostLease.DEAD)
+    assert kind(world.step()) is START
+
+
+@pytest.mark.parametrize("flag", [HostLease.FREE, HostLease.UNKNOWN, HostLease.LIVE])
+def test_d6_nor_does_one_that_left_the_lockspace_and_whose_broker_joined_it_again(flag):
+    """Somebody removed the lockspace of a host whose agent was stopped: sanlock ended the VM there."""
     world = World(peers=(2,))
     world.edit(2, stopped=True)
     owned(world, 2, flag)
-    assert kind(world.step()) is START
+    left(world, 1)
+    assert kind(world.look()) is START
+    left(world, 2, 1000.0)
+    decision = world.look()
+    assert ("lease-held" in codes(decision)) == (flag is not HostLease.FREE)
+    assert ("stopped-peer-runs" in codes(decision)) == (flag is HostLease.LIVE)
 
 
 # --- a peer that is starting --------------------------------------------------------------------------------------

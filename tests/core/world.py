@@ -87,6 +87,8 @@ class World:
         self.owner_silent = None
         self.joining_for = None
         self.renewed_ago = 5.0
+        self.owner_left = None
+        self.owner_left_for = None
         self.io_timeout = 10
         self.generation = 1
         self.global_maintenance = Reading.of(False)
@@ -197,6 +199,8 @@ class World:
                 owner_silent=self.owner_silent,
                 joining_for=self.joining_for,
                 renewed_ago=self.renewed_ago,
+                owner_left=self.owner_left,
+                owner_left_for=self.owner_left_for,
                 io_timeout=self.io_timeout,
             ),
             carried=self.carried,

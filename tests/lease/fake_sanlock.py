@@ -160,7 +160,7 @@ class FakeSanlock:
             del self.joined[lockspace]
             self.storage.changed.notify_all()
 
-    def get_hosts(self, lockspace):
+    def get_hosts(self, lockspace, host_id=0):
         with self.storage.changed:
             self._connect()
             joined = self.joined.get(lockspace)
@@ -173,14 +173,14 @@ class FakeSanlock:
             records = self.storage.lockspaces[joined.path][1]
             return [
                 {
-                    "host_id": host_id,
+                    "host_id": each,
                     "generation": record.generation,
                     "timestamp": int(record.renewed),
                     "io_timeout": IO_TIMEOUT,
-                    "flags": self._flag(record, joined.since, host_id == joined.host_id),
+                    "flags": 2 if record.released else self._flag(record, joined.since, each == joined.host_id),
                 }
-                for host_id, record in sorted(records.items())
-                if not record.released
+                for each, record in sorted(records.items())
+                if each == host_id or (not record.released and not host_id)
             ]
 
     def read_resource_owners(self, lockspace, resource, disks, *, align=1 << 20, sector=512):

@@ -181,6 +181,81 @@ class TestLockspaces:
         binding.renewed = 700
         assert silent(1.0) is None
 
+    def test_an_owner_that_the_list_leaves_out_is_asked_for_by_its_number(self):
+        class Clock(SystemClock):
+            now = 1000.0
+
+            def monotonic(self):
+                return self.now
+
+        class Binding:
+            SanlockException = OSError
+            asked = ()
+            generation = 4
+            flag = 2
+            refusal = None
+
+            def get_hosts(self, lockspace, host_id=0):
+                if host_id == 0:
+                    return [{"host_id": 1, "generation": 1, "timestamp": 500, "io_timeout": 10, "flags": 3}]
+                self.asked += (host_id,)
+                if self.refusal is not None:
+                    raise self.refusal
+                return [{"host_id": host_id, "generation": self.generation, "timestamp": 0, "flags": self.flag}]
+
+        clock, binding, owners, told = Clock(1.0), Binding(), [LeaseOwner(0)], []
+        lockspaces = SanlockLockspaces(
+            LEASE,
+            "/ids",
+            "/whiteboard",
+            clock,
+            ask_watchdog=lambda: None,
+            read_owner=lambda: owners[-1],
+            on_change=lambda: told.append(clock.now),
+            api=binding,
+        )
+
+        def left(after=0.0):
+            clock.now += after
+            told.clear()
+            lockspaces._look_at_hosts()
+            facts = lockspaces.facts()
+            return facts.owner_left, facts.owner_left_for
+
+        def read(owner):
+            owners.append(owner)
+            lockspaces._owner_due = 0.0
+            lockspaces._look_at_owner()
+
+        assert left() == (None, None)
+        read(LeaseOwner(1, 1))
+        assert left() == (None, None)
+        assert binding.asked == ()  # nobody's, and a listed host's
+        read(LeaseOwner(2, 3))
+        assert left() == (4, 0.0)
+        assert told
+        assert left(after=7.0) == (4, 7.0)
+        assert not told
+        binding.generation = 5
+        assert left(after=1.0) == (5, 0.0)
+        read(LeaseOwner(3, 9))
+        assert (lockspaces.facts().owner_left, lockspaces.facts().owner_left_for) == (None, None)
+        assert left() == (5, 0.0)
+        binding.flag = 3
+        assert left(after=1.0) == (None, None)
+        binding.flag, binding.refusal = 2, OSError(errno.EAGAIN, "not yet")
+        assert left(after=1.0) == (None, None)
+        assert set(binding.asked) == {2, 3}
+        binding.refusal = None
+        read(LeaseOwner(3, 5))
+        assert left() == (5, 0.0)
+        binding.flag = 3  # it is back: that generation is over all the same
+        assert left(after=20.0) == (5, 20.0)
+        binding.generation, binding.flag = 6, 2
+        assert left(after=20.0) == (5, 40.0)
+        read(LeaseOwner(3, 6))
+        assert left() == (6, 0.0)
+
     def test_this_hosts_own_renewal_grows_old_until_sanlock_tells_another_one(self):
         class Clock(SystemClock):
             now = 1000.0

@@ -128,6 +128,12 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="mixed-unfenced-alone",
     ),
     Mutation(
+        "left-unseen", "an owner that left is waited for until it is back", "core/liveness.py",
+        "    return owner is not None and owner.host_id != 0 and leases.owner_left == owner.generation\n",
+        "    return False\n",
+        by="lockspace-removed-for-good",
+    ),
+    Mutation(
         "renewal", "a start with a renewal that is a minute old", "core/starting.py",
         "    elif leases.renewed_ago >= WORRYING * leases.io_timeout:\n", "    elif False:\n",
         by="storage-hang-for-a-minute",
