@@ -70,7 +70,7 @@ def without_lease(vm_conf: str) -> str:
     xml = str(base64.b64decode(encoded), "utf-8")
     assert name == "xmlBase64" and xml.count("<lease>") == 1
     cut = xml[: xml.index("<lease>")] + xml[xml.index("</lease>") + len("</lease>") :]
-    return f"{name}={base64.b64encode(cut.encode()).decode()}\n{rest}"
+    return f"{name}={str(base64.b64encode(cut.encode()), 'ascii')}\n{rest}"
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def lease(lab: Lab, _spare: LabHost) -> Iterator[None]:
     """Out of the definition on the shared storage."""
     path = lab.volume_path(lab.identity.configuration)
     members = read_archive(path)
-    write_archive(path, {**members, "vm.conf": without_lease(members["vm.conf"].decode()).encode()})
+    write_archive(path, {**members, "vm.conf": without_lease(str(members["vm.conf"], "utf-8")).encode()})
     try:
         yield
     finally:
