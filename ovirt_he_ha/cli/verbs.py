@@ -231,6 +231,26 @@ VERBS: Dict[str, Verb] = {
         "Unmounts it; refused while anything uses it. For domainType=local, and where vdsm runs, there is nothing to "
         "do.",
     ),
+    "--check-storage": Verb(
+        "volumes",
+        "check",
+        {"--json": FLAG},
+        "explain what lies in the storage domain, and what of it has to be mended",
+        "Each volume: size, owner, sectors, and what its first bytes say it is; each host's slot: published, stopped,\n"
+        "orphaned (no host holds its id), corrupt or foreign. Changes nothing, and needs neither broker nor sanlock.\n"
+        "Exit status: 0 all is as it should be; 3 something has to be mended; 1 an error.",
+    ),
+    "--create-volume": Verb(
+        "volumes",
+        "create",
+        {"--volume": "metadata|lockspace|configuration", "--force": FLAG},
+        "make a volume anew that was lost",
+        "metadata       zeros; each host writes its slot anew within 10 s\n"
+        "lockspace      zeros; then --reinitialize-lockspace --force\n"
+        "configuration  with this host's copies of the settings; needs the lockspace\n"
+        "A volume that holds something is refused; --force overwrites it, but never slots or a lockspace that can be\n"
+        "read. A logical volume is never made, only filled. What a failure left half made is removed again.",
+    ),
     "--clean-metadata": Verb(
         "storage",
         "clean_metadata",

@@ -15,10 +15,12 @@ from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import GLOBAL_SLOT, LeaseId, Record
 from ovirt_he_ha.lease.binding import SanlockMissing
 from ovirt_he_ha.lease.resource_lock import LockFailed, ResourceLock
+from ovirt_he_ha.storage import signature as kinds
 from ovirt_he_ha.storage.archive import ArchiveError
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
-from ovirt_he_ha.storage.io_process import IoFailure
+from ovirt_he_ha.storage.io_process import PAGE, IoFailure
+from ovirt_he_ha.storage.signature import Signature, signature
 
 LOCKSPACE = "hosted-engine"
 RESOURCE = "configuration"
@@ -84,11 +86,23 @@ def _sector_size(conf: HostedEngineConf, volume: BoundedVolume) -> Callable[[], 
         try:
             if volume.look(lease.path).size < PLACE + ROOM:
                 raise LockFailed("too-small", lease, f"the volume has less than {PLACE + ROOM} bytes")
+            _refuse_foreign(lease, volume)
             return domain_of(conf, files=_Files(volume)).sector_size()
         except (StorageError, DomainProblem) as error:
             raise LockFailed("error", lease, str(error)) from error
 
     return ask
+
+
+def _refuse_foreign(lease: LeaseId, volume: BoundedVolume) -> None:
+    """sanlock calls a place unformatted whatever lies there, and formatting destroys it. So it must be behind our
+    lockspace, and nothing that is known by its first bytes. Raises LockFailed, StorageError."""
+    begin = signature(volume.read_from(lease.path, 0, PAGE))
+    if begin != Signature(kinds.LOCKSPACE, LOCKSPACE):
+        raise LockFailed("in-use", lease, f"the volume does not begin with the lockspace {LOCKSPACE} but with {begin}")
+    there = signature(volume.read_from(lease.path, lease.offset, PAGE))
+    if there.kind not in (kinds.ZEROS, kinds.UNKNOWN):
+        raise LockFailed("in-use", lease, f"at offset {lease.offset} lies something else: {there}")
 
 
 class _Files:

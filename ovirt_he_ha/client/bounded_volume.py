@@ -53,6 +53,10 @@ class BoundedVolume(ArchiveBytes):
         """At another volume of the same storage. Raises StorageError."""
         return self._worker.look(path, self._left())
 
+    def read_from(self, path: str, offset: int, length: int) -> bytes:
+        """Another volume of the same storage. Raises StorageError."""
+        return self._worker.read_from(path, offset, length, self._left())
+
     def text(self, path: str) -> bytes:
         """A small file of the same storage. Raises StorageError."""
         return self._worker.text(path, self._left())

@@ -79,6 +79,12 @@ class SharedConfig:
         with _Call(self._paths, self._seconds) as call:
             return call.restore(force)
 
+    def write_all(self, members: Mapping[str, bytes], force: bool = False) -> None:
+        """The whole archive, where it was lost. Waits for other hosts, and raises, like ``set``; ArchiveError
+        ``not-an-archive`` too, where the volume holds something else, but not with ``force``."""
+        with _Call(self._paths, self._seconds) as call:
+            call.write_all(members, force)
+
     def keys(self, kind: Optional[str] = None) -> Dict[str, List[str]]:
         """``{type: keys}``, the optional ones included; nothing for the read-only type. Raises SharedConfigError,
         ConfigError, ArchiveError."""
@@ -138,6 +144,11 @@ class _Call:
         if "broker.conf" in differing:
             atomic_write(self._paths.broker_conf, after["broker.conf"])
         return differing
+
+    def write_all(self, members: Mapping[str, bytes], force: bool) -> None:
+        self._lock = ArchiveLock(self._conf(), self._opened(), self._seconds / 2)
+        self._enter()
+        write_archive(self._opened(), members, force=force, still=self._lock.check)
 
     def _enter(self) -> None:
         """From here on nobody else changes the archive: what was read before is read again."""

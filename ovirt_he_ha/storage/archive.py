@@ -214,6 +214,11 @@ def _refuse_foreign(path: PathLike, present: bytes) -> None:
 # -------------------------------------------------------------------------------------------------------------------
 
 
+def content_size(members: Mapping[str, bytes]) -> int:
+    """Bytes of the CAPACITY that they take."""
+    return sum(padded(len(content)) for content in members.values())
+
+
 def build_archive(members: Mapping[str, bytes]) -> bytes:
     """20,480 bytes of ustar: mode 0644, owner 0:0 without names, time 0, in the order of MEMBERS. Raises ArchiveError:
     a member too few or too many, or more content than fits."""
@@ -223,7 +228,7 @@ def build_archive(members: Mapping[str, bytes]) -> bytes:
         raise ArchiveError(
             "member-missing", f"expected the members {', '.join(MEMBERS)}; missing {missing}, extra {extra}"
         )
-    needed = sum(padded(len(content)) for content in members.values())
+    needed = content_size(members)
     if needed > CAPACITY:
         sizes = ", ".join(f"{name} {len(members[name])}" for name in MEMBERS)
         raise ArchiveError(

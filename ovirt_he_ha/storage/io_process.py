@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REQUEST = struct.Struct("!cQI")
 ANSWER = struct.Struct("!BiI")
 FACTS = struct.Struct("!QIB")
+REFUSAL = struct.Struct("!iII")  # errno, user, group
 READ, SECTOR, WRITE, PROBE = b"R", b"S", b"W", b"P"
 LOOK, TEXT, DIRECTORY, NAMES, NUMBER, ANOTHER = b"L", b"T", b"D", b"N", b"I", b"V"
 COUNT = struct.Struct("!I")
@@ -173,16 +174,26 @@ def probe(path: str) -> Tuple[int, int, bool]:
 
 
 class VolumeLook:
-    """``refusal``: empty if it can be written, else the code that says why not, with ``error`` as its errno."""
+    """``refusal``: empty if it can be written, else the code that says why not, with ``error`` as its errno.
+    ``owner``: user and group id, -1 where nobody looked."""
 
-    __slots__ = ("error", "is_device", "refusal", "sector_size", "size")
+    __slots__ = ("error", "is_device", "owner", "refusal", "sector_size", "size")
 
-    def __init__(self, size: int, sector_size: int, is_device: bool, refusal: str = "", error: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        sector_size: int,
+        is_device: bool,
+        refusal: str = "",
+        error: int = 0,
+        owner: Tuple[int, int] = (-1, -1),
+    ) -> None:
         self.size = size
         self.sector_size = sector_size
         self.is_device = is_device
         self.refusal = refusal
         self.error = error
+        self.owner = owner
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, VolumeLook) and all(getattr(self, each) == getattr(other, each) for each in _LOOK)
@@ -197,10 +208,15 @@ def look(path: str) -> VolumeLook:
     """What ``probe`` tells, and whether this process may write. Raises IoFailure."""
     facts = probe(path)
     try:
+        status = os.stat(path)
+    except OSError as error:
+        raise IoFailure.of(error) from error
+    owner = (status.st_uid, status.st_gid)
+    try:
         _check_writable(path)
     except IoFailure as failure:
-        return VolumeLook(*facts, failure.code, failure.error)
-    return VolumeLook(*facts)
+        return VolumeLook(*facts, failure.code, failure.error, owner)
+    return VolumeLook(*facts, owner=owner)
 
 
 def _check_writable(path: str) -> None:
@@ -311,7 +327,7 @@ def _perform_elsewhere(path: str, operation: bytes) -> bytes:
     if operation == LOOK:
         found = look(path)
         facts = FACTS.pack(found.size, found.sector_size, found.is_device)
-        return facts + struct.pack("!i", found.error) + found.refusal.encode()
+        return facts + REFUSAL.pack(found.error, *found.owner) + found.refusal.encode()
     if operation == TEXT:
         return text(path)
     if operation == NAMES:

@@ -7,7 +7,6 @@ SIGKILL, and the daemon with it, its socket and its lock included.
 import os
 import select
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from ovirt_he_ha.storage.io_process import (
     NUMBER,
     PROBE,
     READ,
+    REFUSAL,
     REQUEST,
     SECTOR,
     TEXT,
@@ -41,7 +41,6 @@ from ovirt_he_ha.storage.io_process import (
 
 MAX_ABANDONED = 2  # processes in uninterruptible sleep; a third would hang at the same place
 KILL_GRACE = 0.2  # wall seconds from SIGKILL until a process counts as unkillable; a killable one needs about 5 ms
-_ERRNO = struct.Struct("!i")
 FLOOR = 1.0  # wall seconds: storage does not become faster when the lab's clock does
 
 
@@ -137,8 +136,9 @@ class IoWorker(BlockIO):
         """Size, sectors and whether it can be written, of another volume. Raises like ``read``."""
         answer = self._call(LOOK, 0, 0, os.fsencode(path), deadline, path)
         size, sector_size, is_device = FACTS.unpack_from(answer)
-        (error,) = _ERRNO.unpack_from(answer, FACTS.size)
-        return VolumeLook(size, sector_size, bool(is_device), answer[FACTS.size + _ERRNO.size :].decode(), error)
+        error, *owner = REFUSAL.unpack_from(answer, FACTS.size)
+        refusal = answer[FACTS.size + REFUSAL.size :].decode()
+        return VolumeLook(size, sector_size, bool(is_device), refusal, error, (owner[0], owner[1]))
 
     def text(self, path: str, deadline: float) -> bytes:
         """A file of at most 64 KiB. Raises like ``read``."""

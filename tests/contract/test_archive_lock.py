@@ -270,6 +270,14 @@ def test_without_the_lock_nothing_is_changed_and_the_reason_is_named(house):
     house.hosts[0].api("write_resource", LS, b"another", other)
     assert one.set("gateway", "1", "he_shared") == "lock-in-use"
     with open(house.lockspace, "r+b") as file:
+        for foreign in (build_archive(MEMBERS), b"QFI\xfb".ljust(4096, b"\0")):  # what sanlock itself calls unformatted
+            file.seek(PLACE)
+            file.write(foreign)
+            file.flush()
+            assert one.set("gateway", "1", "he_shared") == "lock-in-use"
+            file.seek(PLACE)
+            assert file.read(len(foreign)) == foreign
+    with open(house.lockspace, "r+b") as file:
         file.truncate(PLACE)
     assert one.set("gateway", "1", "he_shared") in ("lock-too-small", "lock-error")
     assert house.lockspace.stat().st_size == PLACE

@@ -10,8 +10,9 @@ import pytest
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.storage.archive import MEMBERS, read_archive, write_archive
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
+from ovirt_he_ha.storage.io_process import direct_read
 from ovirt_he_ha.storage.io_worker import IoWorker
-from ovirt_he_ha.storage.volumes import SCANNED, check_volume
+from ovirt_he_ha.storage.volumes import SCANNED, check_volume, create_volume
 
 pytestmark = pytest.mark.contract
 
@@ -120,3 +121,72 @@ def test_a_read_only_device(tmp_path):
     finally:
         worker.close(2)
         subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
+
+
+class TestCreate:
+    """Volumes that are there already: files and devices, with sectors of both sizes."""
+
+    def test_zeros_are_taken_and_the_whole_scanned_area_is_zeroed(self, volume):
+        create_volume(volume.path, SCANNED, None, zeroed=SCANNED)
+        with open(volume.path, "r+b") as file:
+            file.write(b"\xff" * SIZE)
+            os.fsync(file.fileno())
+        with pytest.raises(DomainProblem) as caught:
+            create_volume(volume.path, SCANNED, None, zeroed=SCANNED)
+        assert caught.value.code == "in-use"
+        create_volume(volume.path, SCANNED, None, force=True, zeroed=SCANNED)
+        whole = direct_read(volume.path, 0, SIZE)
+        assert whole[:SCANNED] == bytes(SCANNED)
+        assert whole[SCANNED:] == b"\xff" * (SIZE - SCANNED)
+
+    def test_one_byte_at_the_end_of_the_examined_area_is_enough(self, volume):
+        with open(volume.path, "r+b") as file:
+            file.seek(SCANNED - 1)
+            file.write(b"x")
+        with pytest.raises(DomainProblem):
+            create_volume(volume.path, SCANNED, None, zeroed=SCANNED)
+        assert direct_read(volume.path, SCANNED // 4096 * 4096 - 4096, 8192)[4095:4096] == b"x"
+
+
+@pytest.fixture(params=[512, 4096])
+def device(request, tmp_path):
+    path = tmp_path / "backing"
+    with open(path, "wb") as file:
+        file.write(bytes(SIZE))
+    made = loop_device(path, "--direct-io=on", "--sector-size", str(request.param))
+    try:
+        yield made
+    finally:
+        subprocess.run(["losetup", "--detach", made], check=True, timeout=30)
+
+
+def test_a_device_is_neither_extended_nor_given_away(device):
+    before = os.stat(device)
+    with pytest.raises(DomainProblem) as caught:
+        create_volume(device, 2 * SIZE, (36, 36))
+    assert caught.value.code == "too-small"
+    create_volume(device, SIZE, (36, 36))
+    after = os.stat(device)
+    assert (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
+
+
+def test_a_mounted_device_is_refused_also_with_force(device, tmp_path):
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", device], check=True, timeout=60)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", device, str(mounted)], check=True, timeout=60)
+    try:
+        (mounted / "kept").write_bytes(b"kept")
+        with pytest.raises(DomainProblem) as caught:
+            create_volume(device, SCANNED, None, force=True)
+        assert caught.value.code == "in-use"
+        assert (mounted / "kept").read_bytes() == b"kept"
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True, timeout=60)
+
+
+def test_a_look_tells_the_owner(volume, worker):
+    found = worker.look(volume.path, 5)
+    status = os.stat(volume.path)
+    assert found.owner == (status.st_uid, status.st_gid)
+    assert (found.size, found.sector_size, found.is_device) == (SIZE, volume.sector_size, volume.is_device)

@@ -1,4 +1,6 @@
 import os
+import socket
+import subprocess
 
 import pytest
 
@@ -115,6 +117,80 @@ class TestCreate:
         for place in (tmp_path / "link", tmp_path):
             assert problem(lambda place=place: create_volume(str(place), MIB, None)) == "in-use"
         assert not (tmp_path / "elsewhere").exists()
+
+    def test_what_it_holds_is_named(self, tmp_path):
+        path = tmp_path / "volume"
+        path.write_bytes(b"QFI\xfb".ljust(MIB, b"\0"))
+        with pytest.raises(DomainProblem) as caught:
+            create_volume(str(path), MIB, None)
+        assert caught.value.code == "in-use" and "qcow2" in str(caught.value)
+        assert path.read_bytes()[:4] == b"QFI\xfb"
+
+    @pytest.mark.parametrize("kind", ["fifo", "socket"])
+    def test_force_does_not_write_to_what_is_no_volume(self, tmp_path, kind):
+        path = tmp_path / "thing"
+        if kind == "fifo":
+            os.mkfifo(path)
+        else:
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(str(path))
+            listening.close()
+        assert problem(lambda: create_volume(str(path), MIB, None, force=True)) in ("not-a-volume", "missing")
+
+    def test_a_device_that_is_not_there_is_not_made(self):
+        assert problem(lambda: create_volume("/dev/he-no-such-volume", MIB, None, force=True)) == "missing"
+        assert not os.path.lexists("/dev/he-no-such-volume")
+
+    @pytest.mark.parametrize(("error", "code"), [(28, "full"), (122, "full"), (30, "read-only"), (5, "io")])
+    def test_nothing_half_made_stays(self, tmp_path, monkeypatch, error, code):
+        def failing(*_):
+            raise OSError(error, os.strerror(error))
+
+        (tmp_path / "kept").write_bytes(b"kept")
+        monkeypatch.setattr(volumes, "_zero", failing)
+        path = tmp_path / "new"
+        assert problem(lambda: create_volume(str(path), MIB, None)) == code
+        old = tmp_path / "old"
+        old.write_bytes(bytes(MIB))
+        assert problem(lambda: create_volume(str(old), MIB, None)) == code  # it was there before: it stays
+        assert sorted(os.listdir(tmp_path)) == ["kept", "old"]
+
+    def test_a_domain_that_could_not_be_finished_is_removed_and_no_more(self, tmp_path, monkeypatch):
+        made = []
+        zero = volumes._zero
+
+        def fails_at_the_fifth(handle, count):
+            made.append(handle)
+            if len(made) == 5:
+                raise OSError(28, "No space left on device")
+            zero(handle, count)
+
+        (tmp_path / SD / "images" / "other").mkdir(parents=True)
+        monkeypatch.setattr(volumes, "_zero", fails_at_the_fifth)
+        assert problem(lambda: make(tmp_path)) == "full"
+        assert len(made) == 5
+        assert [name for where, _, names in os.walk(tmp_path) for name in names] == []
+        assert os.listdir(tmp_path / SD) == ["images"] and os.listdir(tmp_path / SD / "images") == ["other"]
+        monkeypatch.setattr(volumes, "_zero", zero)
+        make(tmp_path).verify()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    def test_a_storage_that_is_really_full(self, tmp_path):
+        """A file system of 16 MiB on a loop device."""
+        backing, mounted = tmp_path / "backing", tmp_path / "mounted"
+        backing.write_bytes(bytes(16 * MIB))
+        mounted.mkdir()
+        subprocess.run(["mkfs.ext4", "-q", str(backing)], check=True, timeout=60)
+        done = subprocess.run(["mount", "-o", "loop", str(backing), str(mounted)], capture_output=True, timeout=60)
+        if done.returncode:
+            pytest.skip("no loop device here")
+        try:
+            assert problem(lambda: create_volume(str(mounted / "new"), 64 * MIB, None)) == "full"
+            assert not (mounted / "new").exists()
+            assert problem(lambda: make(mounted, force=True)) == "full"
+            assert os.listdir(mounted) == ["lost+found"]
+        finally:
+            subprocess.run(["umount", str(mounted)], check=True, timeout=60)
 
     def test_a_metadata_volume_smaller_than_what_readers_scan(self, tmp_path):
         sizes = VolumeSizes(metadata=MIB)
