@@ -18,8 +18,7 @@ from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config import host_shutdown as word
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.paths import HostPaths
-from ovirt_he_ha.core.model import Vm
-from ovirt_he_ha.core.moving import PREPARED
+from ovirt_he_ha.core.model import PREPARED, Vm
 from ovirt_he_ha.core.timers import Timers
 
 _LONGEST = 3600  # product seconds: what core/timers.py allows

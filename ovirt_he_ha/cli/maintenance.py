@@ -14,8 +14,7 @@ from ovirt_he_ha.config.files import HaConf, load_ha_conf, save_ha_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import GLOBAL_SLOT, Record, State, Vm
-from ovirt_he_ha.core.moving import PREPARED, PREPARING_FAILED
+from ovirt_he_ha.core.model import GLOBAL_SLOT, PREPARED, PREPARING_FAILED, Record, State, Vm
 
 T = TypeVar("T")
 

@@ -7,8 +7,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tex
 
 from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.sources import View
-from ovirt_he_ha.core.model import Invalid, Record
-from ovirt_he_ha.core.moving import PREPARING_FAILED
+from ovirt_he_ha.core.model import PREPARING_FAILED, Invalid, Record
 
 _RED, _GREEN, _YELLOW, _BOLD, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 _GAP = "  "

@@ -5,8 +5,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from ovirt_he_ha.cli.hosts import Hosts
-from ovirt_he_ha.core.model import Record, State
-from ovirt_he_ha.core.moving import PREPARED, PREPARING, PREPARING_FAILED
+from ovirt_he_ha.core.model import PREPARED, PREPARING, PREPARING_FAILED, Record, State
 
 Struct = Dict[str, Any]
 

@@ -4,8 +4,7 @@ from typing import Optional, Tuple
 
 from ovirt_he_ha.core import leaving, notes
 from ovirt_he_ha.core.draft import Draft
-from ovirt_he_ha.core.model import ActionKind, EngineFacts, Fence, State
-from ovirt_he_ha.core.moving import PREPARED
+from ovirt_he_ha.core.model import PREPARED, ActionKind, EngineFacts, Fence, State
 from ovirt_he_ha.core.situation import Situation
 
 Step = Tuple[State, bool]

@@ -339,6 +339,12 @@ class HostFacts:
     safeguards: Safeguards = Safeguards()
 
 
+# How far a local maintenance has got: the published ``maintenance_state=``.
+PREPARING = "preparing"
+PREPARED = "in-maintenance"
+PREPARING_FAILED = "error-in-preparing"
+
+
 class ActionKind(str, Enum):
     START = "start"
     STOP = "stop"  # ask the guest (ACPI)

@@ -6,7 +6,16 @@ from ovirt_he_ha.core import liveness, notes
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import running_score
 from ovirt_he_ha.core.liveness import Peer
-from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, HostLease, Outcome, Record
+from ovirt_he_ha.core.model import (
+    PREPARING,
+    PREPARING_FAILED,
+    Action,
+    ActionKind,
+    ActionReport,
+    HostLease,
+    Outcome,
+    Record,
+)
 from ovirt_he_ha.core.situation import Situation, is_fresh, lease_text
 
 # Why it moves.
@@ -18,10 +27,6 @@ BETTER_PEER = "better-peer"
 # Purposes of a stop that makes sense only while another host can start the VM.
 HAND_OVER = "hand-over"
 COLD = (HAND_OVER, MAINTENANCE)
-
-PREPARING = "preparing"
-PREPARED = "in-maintenance"
-PREPARING_FAILED = "error-in-preparing"
 
 _HOUR = 3600.0
 

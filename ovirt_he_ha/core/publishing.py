@@ -13,6 +13,8 @@ from ovirt_he_ha.core import findings, moving, notes, protection, reasons, safeg
 from ovirt_he_ha.core.draft import Draft
 from ovirt_he_ha.core.fitness import own_card
 from ovirt_he_ha.core.model import (
+    PREPARED,
+    PREPARING,
     Decision,
     Empty,
     EngineStatus,
@@ -24,7 +26,6 @@ from ovirt_he_ha.core.model import (
     State,
     Vm,
 )
-from ovirt_he_ha.core.moving import PREPARED, PREPARING
 from ovirt_he_ha.core.situation import Situation, lease_text, peer_lease_conflicts
 from ovirt_he_ha.core.timers import announced_bounds
 
