@@ -180,9 +180,9 @@ class Whiteboard:
         found: Dict[int, Tuple[int, bytes]] = {}
         for first, count in runs(wanted):
             order, data = self._transfer(first, count)
-            for slot_id in range(first, first + count):
-                at = (slot_id - first) * SLOT_SIZE
-                if slot_id in blank or (slot_id in wanted and data[at]):
+            for slot_id, begins in enumerate(data[::SLOT_SIZE], first):
+                if slot_id in blank or (begins and slot_id in wanted):
+                    at = (slot_id - first) * SLOT_SIZE
                     # sliced before anything is decoded: a bad slot is one bad host
                     found[slot_id] = (order, data[at : at + SLOT_SIZE])
         self._metrics.add("storage.slots_read", len(wanted))

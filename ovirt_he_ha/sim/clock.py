@@ -12,6 +12,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from ovirt_he_ha.config.clock import SystemClock
 
 SECOND = 1_000_000_000
+NEVER = float("inf")
 SHORTEST = 0.001  # seconds between two turns: what is due "now" by a rounded clock must not stop time
 Action = Callable[[], None]
 
@@ -178,7 +179,7 @@ class Beat:
         self._entry: Optional[Entry] = None
         self._busy_until = 0
         self._turning = False
-        self._woken: Optional[float] = None
+        self._woken = NEVER  # seconds, by the action itself
 
     @property
     def asleep(self) -> bool:
@@ -187,7 +188,7 @@ class Beat:
     def wake(self, after: float = 0.0) -> None:
         """Come in so many seconds at the latest, but not before the present turn has ended."""
         if self._turning:
-            self._woken = after if self._woken is None else min(self._woken, after)
+            self._woken = min(self._woken, after)
             return
         timeline, entry = self._timeline, self._entry
         moment = max(timeline.now + timeline.lag, self._busy_until) + round(after * SECOND)
@@ -206,7 +207,7 @@ class Beat:
         timeline = self._timeline
         self._entry = None
         self._turning = True
-        self._woken = None
+        self._woken = NEVER
         due: Optional[float] = None
         try:
             due = self._action()
@@ -216,12 +217,8 @@ class Beat:
         if due is not None:
             wait = due if due > SHORTEST else SHORTEST
             self._entry = timeline.at(free + round(wait * SECOND), self._turn, self._scope)
-        self._take_wake()
-
-    def _take_wake(self) -> None:
-        woken: Optional[float] = self._woken  # by the action itself
-        if woken is not None:
-            self.wake(woken)
+        if self._woken < NEVER:
+            self.wake(self._woken)
 
 
 __all__ = ["SECOND", "Beat", "Entry", "HostClock", "Scope", "Timeline", "ns", "stamp"]

@@ -59,7 +59,7 @@ ROOT = Caller(1, 0, 0)
 BROKER_RETRY = 1.0
 MIN_GAP = 0.1
 RPC = 0.002  # seconds of one call
-WHOLE_WAY = 8
+WHOLE_WAY = 16
 QUIET = 3.9  # seconds in which a calm reading thread would find nothing to do; two of its turns
 _LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
 
@@ -245,7 +245,7 @@ class DirectLink(BrokerLink):
         self._asked = 0
 
     def snapshot(self) -> BrokerSnapshot:
-        """Every eighth one goes the whole way, through the product's packing and parsing, and must come out as it
+        """Every sixteenth one goes the whole way, through the product's packing and parsing, and must come out as it
         went in; the others are handed over as they are, without what the protocol does not carry."""
         self._asked += 1
         seat = self._body.broker

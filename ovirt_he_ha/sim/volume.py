@@ -89,6 +89,9 @@ class Path:
         return not self.lease_error and self.lease_hang_until <= now
 
 
+FIRST_BYTES = slice(None, None, SLOT_SIZE)  # of each slot
+
+
 class SlotBytes(bytes):
     """Adjacent slots as one read returns them; cutting out a whole slot gives the very object that was written, and
     copies nothing."""
@@ -105,10 +108,13 @@ class SlotBytes(bytes):
         return len(self.parts) * SLOT_SIZE
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice) and key.step is None:
+        if isinstance(key, slice):
             first, last = key.start, key.stop
-            if first is not None and last == first + SLOT_SIZE and 0 <= first < len(self) and not first % SLOT_SIZE:
-                return self.parts[first // SLOT_SIZE]
+            if first is not None and last == first + SLOT_SIZE and key.step is None:
+                if 0 <= first < len(self) and not first % SLOT_SIZE:
+                    return self.parts[first // SLOT_SIZE]
+            elif key == FIRST_BYTES:
+                return bytes([part[0] for part in self.parts])
         elif type(key) is int:
             return self.parts[key // SLOT_SIZE][key % SLOT_SIZE]
         whole: Any = b"".join(self.parts)

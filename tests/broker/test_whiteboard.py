@@ -173,6 +173,11 @@ def test_runs_cover_all_ids_in_bounded_reads(ids):
     assert {first for first, _count in found} <= ids
 
 
+@pytest.mark.parametrize("ids", [range(2001), range(CHUNK), range(3, CHUNK + 4), range(5, 6), range(7, 7)])
+def test_the_whole_volume_is_read_in_the_same_pieces_as_its_list(ids):
+    assert runs(ids) == runs(list(ids))
+
+
 # --- what readers see ---------------------------------------------------------------------------------------------
 
 

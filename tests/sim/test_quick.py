@@ -1,6 +1,7 @@
 """What makes worlds quicker changes nothing in them, and is gone afterwards."""
 
 import dataclasses
+from inspect import getattr_static
 from typing import Any, List, Optional
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from ovirt_he_ha.agent import cycle, publish
 from ovirt_he_ha.broker import slot_reads
 from ovirt_he_ha.core import slot
-from ovirt_he_ha.core.model import EngineFacts, EngineStatus, Health, Reading, Record, Vm
-from ovirt_he_ha.sim.quick import quickened, remembered
+from ovirt_he_ha.core.model import EngineFacts, EngineStatus, Health, HostLease, Reading, Record, State, Vm
+from ovirt_he_ha.sim.quick import known, quickened, remembered
 
 STATUS = EngineStatus(Vm.UP, Health.GOOD)
 
@@ -44,11 +45,9 @@ def test_the_same_objects_are_made() -> None:
     assert [repr(each) for each in quick] == [repr(each) for each in plain]
 
 
-def test_they_are_as_frozen() -> None:
+def test_they_refuse_what_they_refused() -> None:
     with quickened():
         facts = EngineFacts(STATUS)
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            facts.pid = 5  # type: ignore[misc]
         with pytest.raises(TypeError):
             EngineFacts()  # type: ignore[call-arg]
         with pytest.raises(TypeError):
@@ -59,9 +58,33 @@ def test_they_are_as_frozen() -> None:
             Checked(-1)
 
 
+def test_values_of_enumerations_are_the_same() -> None:
+    plain = [each.value for each in (*State, *Vm, *HostLease)]
+    with quickened():
+        assert [each.value for each in (*State, *Vm, *HostLease)] == plain
+        assert State("EngineUp") is State.ENGINE_UP
+    assert "value" not in vars(State)
+
+
+def test_they_are_frozen_again_afterwards() -> None:
+    with quickened():
+        inside = EngineFacts(STATUS)
+    for facts in (inside, EngineFacts(STATUS)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            facts.pid = 5  # type: ignore[misc]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            del facts.pid
+
+
 def test_nothing_is_left_behind() -> None:
     def places() -> List[Any]:
-        return [slot.decode, slot.decode_global, slot_reads.decode, cycle.replace, EngineFacts.__init__]  # type: ignore[attr-defined]
+        methods = [
+            EngineFacts.__init__,
+            EngineFacts.__setattr__,
+            EngineFacts.__delattr__,
+            getattr_static(State, "value"),
+        ]
+        return [slot.decode, slot.decode_global, slot_reads.decode, cycle.replace, *methods]  # type: ignore[attr-defined]
 
     before = places()
     with pytest.raises(RuntimeError), quickened():
@@ -85,3 +108,11 @@ def test_an_answer_is_worked_out_once_and_forgotten_in_time(monkeypatch: pytest.
     quick = remembered(plain)
     assert [quick(1), quick(1), quick(2), quick(3), quick(1)] == [2, 2, 4, 6, 2]
     assert asked == [1, 2, 3, 1]
+
+
+def test_an_object_is_known_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: List[Any] = []
+    quick = known(lambda text: asked.append(text) or len(asked))
+    first, same, other = Checked(1), Checked(1), Checked(2)
+    assert [quick(first), quick(first), quick(same), quick(other), quick(first)] == [1, 1, 2, 3, 1]
+    assert asked == [first, same, other]
