@@ -7,7 +7,7 @@ import sys
 from typing import List, Optional
 
 from ovirt_he_ha.cli.request import Unknown, parse
-from ovirt_he_ha.cli.verbs import VERBS, help_of, usage
+from ovirt_he_ha.cli.verbs import GONE, VERBS, help_of, usage
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -29,7 +29,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write(f"standard output cannot be written: {error.strerror or error}\n")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
+        if _wants_json(words):
+            sys.stdout.write(_error_json("interrupted", "interrupted"))
+        else:
+            sys.stderr.write("\ninterrupted\n")
         return EXIT_INTERRUPTED
 
 
@@ -42,10 +45,9 @@ def _run(words: List[str]) -> int:
     if not words:
         sys.stdout.write(usage())
         return EXIT_FAILED
-    options = words[: words.index("--")] if "--" in words else words
+    options = _options_of(words)
     if "--help" in options:
-        return _help([word for word in options if word != "--help"])
-    as_json = any(word.partition("=")[0] == "--json" for word in options)
+        return _help([word for word in options if word not in ("--help", "--json")])
     try:
         request = parse(words)
         verb = VERBS[request.verb]
@@ -54,7 +56,15 @@ def _run(words: List[str]) -> int:
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
-        return _failed(error, as_json)
+        return _failed(error, _wants_json(words))
+
+
+def _options_of(words: List[str]) -> List[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _wants_json(words: List[str]) -> bool:
+    return any(word.partition("=")[0] == "--json" for word in _options_of(words))
 
 
 def _help(rest: List[str]) -> int:
@@ -63,8 +73,12 @@ def _help(rest: List[str]) -> int:
     if known:
         sys.stdout.write(help_of(known[0]))
         return 0
+    for name in names:
+        if name in GONE:
+            sys.stderr.write(f"{name}: {GONE[name]}\n")
+            return EXIT_FAILED
     if rest:
-        sys.stderr.write(f"{rest[0][:80]}: no such command\n")
+        sys.stderr.write(_plain(f"{rest[0][:80]}: no such command\n"))
     sys.stdout.write(usage())
     return EXIT_FAILED if rest else 0
 
@@ -75,13 +89,22 @@ def _failed(error: Exception, as_json: bool) -> int:
     refusal = explain(error)
     if as_json:
         # Whoever asked for JSON parses standard output, whatever happened.
-        sys.stdout.write(json.dumps({"error": {"code": refusal.code, "message": str(refusal)}}) + "\n")
+        sys.stdout.write(_error_json(refusal.code, str(refusal)))
         return refusal.status
     stream = sys.stdout if refusal.to_stdout else sys.stderr
-    stream.write(f"{refusal}\n")
+    stream.write(_plain(f"{refusal}\n"))
     if isinstance(refusal, Unknown):  # not in JSON mode: one object, and nothing else
         sys.stdout.write(usage())
     return refusal.status
+
+
+def _error_json(code: str, message: str) -> str:
+    return json.dumps({"error": {"code": code, "message": message}}) + "\n"
+
+
+def _plain(text: str) -> str:
+    """A refusal repeats what was given, and what a file or a peer said: none of it may steer a terminal."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 if __name__ == "__main__":

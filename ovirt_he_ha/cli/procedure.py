@@ -98,7 +98,8 @@ class Procedure:
         told["state"] = DONE
 
     def _broken_off(self, error: Refusal, number: int, step: Step) -> int:
-        what = f"Not within {error.seconds:.0f} s: {error.seen}" if isinstance(error, Overdue) else str(error)
+        seconds = step.seconds if self.limit is None else self.limit
+        what = f"Not within {seconds:.0f} s: {error.seen}" if isinstance(error, Overdue) else str(error)
         place = f"Ended in step {number + 1} of {len(self._steps)}, {step.name}"
         message = f"{what}\n{place}. {self.holds}. hosted-engine {self.verb} goes on with that step"
         if self.as_json:

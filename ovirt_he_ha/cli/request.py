@@ -127,6 +127,8 @@ class _Reader:
             _no_value(name, value)
         elif value is None and not is_optional(kind):
             value = self._next(name, kind)
+        elif value == "" and is_optional(kind):
+            raise Refusal("usage", f"{name}: expected {name} or {name}={kind[1:-1]}, found no value")
         self.options[name] = value or ""
 
     def _next(self, name: str, kind: str) -> str:

@@ -331,7 +331,7 @@ VERBS: Dict[str, Verb] = {
     "--version": Verb("version", "show", {}, "show the version"),
 }
 
-_LATER = "this version does not offer it yet"
+_LATER = "this version does not offer it yet; README.md, On a real host, says what a host needs"
 
 # Answered, so that who comes from another version learns what to do.
 GONE: Dict[str, str] = {

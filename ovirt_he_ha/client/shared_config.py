@@ -256,7 +256,7 @@ class _Call:
 
 def _check_type(kind: str) -> None:
     if kind not in WRITABLE:
-        raise SharedConfigError("unknown-type", f"type {kind!r}: expected one of {', '.join(WRITABLE)}")
+        raise SharedConfigError("unknown-type", f"type {kind[:40]!r}: expected one of {', '.join(WRITABLE)}")
 
 
 def _is_whole(path: Path, text: str) -> bool:

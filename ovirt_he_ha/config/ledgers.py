@@ -51,7 +51,7 @@ def read_given(paths: Iterable[PathLike]) -> Read:
     a single line of a ledger."""
     found: List[Path] = []
     for each in map(Path, paths):
-        if each.is_dir():
+        if os.path.isdir(each):  # pathlib's raises for a name that is too long
             here = [path for path in (older(each / _NAME), each / _NAME) if path.exists()]
             if not here:
                 raise LedgerProblem(each, f"{_NAME} in it", "none")

@@ -13,7 +13,7 @@ NETWORK_TESTS = ("ping", "dns", "tcp", "none")
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_.])?")
-_ADDRESS = re.compile(r"[0-9A-Za-z_.:%\[\]-]{1,255}")
+_ADDRESS = re.compile(r"[0-9A-Za-z_:\[][0-9A-Za-z_.:%\[\]-]{0,254}")
 _ELEMENT = re.compile(r"(devices/|os/)?[A-Za-z][A-Za-z0-9_-]{0,60}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
 

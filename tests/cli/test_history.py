@@ -93,12 +93,12 @@ def test_a_ledger_that_was_not_given_is_not_proved(host, tmp_path):
     assert run("--audit").status == 3
 
 
-@pytest.mark.parametrize("what", ["missing", "noise", "empty", "directory"])
+@pytest.mark.parametrize("what", ["missing", "noise", "empty", "directory", "long"])
 def test_a_wrong_file_is_one_line(host, tmp_path, what):
-    path = tmp_path / "other"
+    path = tmp_path / ("other" if what != "long" else "o" * 300)
     if what == "directory":
         path.mkdir()
-    elif what != "missing":
+    elif what not in ("missing", "long"):
         path.write_bytes(b"\0\xff{}\n" if what == "noise" else b"")
     ran = run("--audit", str(path))
     assert ran.status == 1 and len(ran.err.splitlines()) == 1 and str(path) in ran.err

@@ -33,6 +33,7 @@ def test_options_in_any_position_and_both_spellings() -> None:
         ["--vm-start", "--vm-conf"],
         ["--vm-start", "--vm-conf", "--json"],
         ["--vm-start", "--vm-shutdown"],
+        ["--vm-start", "--wait="],
     ],
 )
 def test_what_does_not_fit_is_refused(words: list) -> None:
@@ -63,6 +64,36 @@ def test_a_value_that_may_be_left_out_is_given_by_the_equals_sign(table: None) -
     for wrong in ("0", "-1", "1.5", "1" * 9, "soon"):
         with pytest.raises(Refusal):
             parse(["--try", "k", "v", f"--wait={wrong}"]).seconds("--wait", 9.0)
+
+
+@pytest.mark.parametrize("verb", sorted(GONE))
+@pytest.mark.parametrize("words", [(), ("--help",), ("--ansible", "x"), ("--vm-status",)])
+def test_a_verb_that_is_not_offered_says_so_whatever_else_is_given(host: World, verb: str, words: tuple) -> None:
+    ran = run(verb, *words)
+    assert (ran.status, ran.out, ran.err) == (1, "", f"{verb}: {GONE[verb]}\n")
+    assert run("--help", verb).err == ran.err
+    assert run(verb, "--json").json["error"]["code"] == "not-offered"
+
+
+def test_help_does_not_mind_json(host: World) -> None:
+    assert run("--json", "--help") == run("--help") and run("--help").status == 0
+
+
+@pytest.mark.parametrize("words", [("--vm-\x1b[31m",), ("--vm-start", "--vm-conf=\x1b[2J"), ("--vm-status", "\udcff")])
+def test_what_was_typed_does_not_steer_the_terminal(host: World, words: tuple) -> None:
+    ran = run(*words)
+    assert ran.status == 1 and (ran.out + ran.err).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_ctrl_c_in_any_verb(world: World, monkeypatch: pytest.MonkeyPatch, words: tuple) -> None:
+    def interrupted(_request: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ovirt_he_ha.cli.status.vm_status", interrupted)
+    ran = run("--vm-status", *words)
+    assert ran.status == 130
+    assert ran.json["error"]["code"] == "interrupted" if words else (ran.out == "" and "interrupted" in ran.err)
 
 
 @pytest.mark.parametrize("words", [(), ("k",), ("k", "v", "w")])

@@ -107,6 +107,8 @@ class TestHostedEngineConf:
             ("fqdn", "-x"),
             ("tcp_t_port", "70000"),
             ("gateway", "a b"),
+            ("gateway", "-1"),
+            ("gateway", "%s"),
             ("conf", "vm.conf"),
         ],
     )
