@@ -68,6 +68,24 @@ def test_ages_and_timestamps_are_no_change(world: World, conf: HostedEngineConf,
         second = third
 
 
+def test_each_step_into_maintenance_and_its_cause_is_a_change(
+    world: World, conf: HostedEngineConf, quick: None
+) -> None:
+    steps = [
+        {"maintenance_state": "preparing", "maintenance_why": "Migrating the VM to host 3"},
+        {"maintenance_state": "preparing", "maintenance_why": "Migration failed 1 time(s): no route"},
+        {"maintenance_state": "error-in-preparing", "maintenance_why": "Migration given up after 3 tries: no route"},
+        {"maintenance_state": "in-maintenance"},
+        {"maintenance_ended": "disks are in"},
+        {"global_since": "1700000000", "global_reason": "new switch"},
+    ]
+    seen = []
+    for step in steps:
+        world.publish(record(2, extra=(("state", "EngineUp"), *step.items())))
+        seen.append(look(world, conf, 1)[0].meaning)
+    assert len(set(map(repr, seen))) == len(steps)
+
+
 def test_without_the_broker_the_volume_is_read_rarely(
     world: World, conf: HostedEngineConf, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
