@@ -216,11 +216,13 @@ VERBS: Dict[str, Verb] = {
         "connect",
         {"--accept-copy": FLAG},
         "connect this host to the storage domain",
-        "Mounts it (nfs, nfs3, nfs4, glusterfs, posixfs), and checks that it is the domain of this deployment, the "
-        "copy that\n"
-        "this host knows, and can be written to, within 60 s; what is connected already is only checked. Where vdsm "
-        "runs on\n"
-        "this host, the domain is found and nothing is changed. As root, except for domainType=local.\n"
+        "Mounts it (nfs, nfs3, nfs4, glusterfs, posixfs), or logs in and activates the volumes that the hosted engine "
+        "needs\n"
+        "(iscsi, fc), and checks that it is the domain of this deployment, the copy that this host knows, and can be "
+        "written\n"
+        "to, within 60 s; what is connected already is only checked. Where vdsm runs on this host, the domain is found "
+        "and\n"
+        "nothing is changed. As root, except for domainType=local.\n"
         "--accept-copy  the domain was restored or moved on purpose, and no host uses the one from before",
     ),
     "--disconnect-storage": Verb(
@@ -228,8 +230,9 @@ VERBS: Dict[str, Verb] = {
         "disconnect",
         {},
         "disconnect this host from the storage domain",
-        "Unmounts it; refused while anything uses it. For domainType=local, and where vdsm runs, there is nothing to "
-        "do.",
+        "Unmounts it, or deactivates its volumes and logs out of targets that nothing else uses; refused while "
+        "anything\n"
+        "uses it. For domainType=local, and where vdsm runs, there is nothing to do.",
     ),
     "--check-storage": Verb(
         "volumes",

@@ -13,6 +13,7 @@ KILL_GRACE = 0.5  # wall seconds from SIGKILL until a command counts as hanging 
 TERM_GRACE = 0.5  # wall seconds that a command has to clean up behind itself
 _SYSTEM_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")  # a shell of "su" has no sbin
 _HIDDEN = "***"
+_LONGEST = 160  # characters of an argument that is shown
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Commands:
             os.close(err)
         if code or outcome.status not in accept:
             said = _told(outcome.err) or _told(outcome.out)
-            raise CommandError(code or "failed", " ".join(argv), outcome.status, said, seconds)
+            raise CommandError(code or "failed", shown(argv), outcome.status, said, seconds)
         return outcome
 
     def _ended(self, argv: Sequence[str], seconds: float, out: int, err: int) -> Tuple[str, int]:
@@ -122,6 +123,11 @@ def _killed(process: "subprocess.Popen[bytes]") -> bool:
         if process.returncode is not None and number == signal.SIGKILL:
             break
     return process.poll() is not None
+
+
+def shown(argv: Sequence[str]) -> str:
+    """For an error: what is long says nothing to anybody."""
+    return " ".join(word if len(word) <= _LONGEST else "..." for word in argv)
 
 
 def _read(handle: int, secrets: Tuple[str, ...]) -> str:

@@ -6,8 +6,13 @@ from typing import Optional
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.text import ConfigError
+from ovirt_he_ha.storage.block_provider import BlockProvider
+from ovirt_he_ha.storage.block_transport import FcTransport, IscsiTransport, Transport, VdsmTransport
 from ovirt_he_ha.storage.command import Commands
+from ovirt_he_ha.storage.domain_place import BLOCK_KINDS
 from ovirt_he_ha.storage.file_provider import DirectoryProvider, MountProvider, Verifier, daemons_user
+from ovirt_he_ha.storage.iscsi import Iscsi
+from ovirt_he_ha.storage.iscsi_records import NodeRecords
 from ovirt_he_ha.storage.mount_kinds import MOUNTED_KINDS
 from ovirt_he_ha.storage.provider import Provider
 from ovirt_he_ha.storage.vdsm_provider import VdsmProvider, vdsm_runs
@@ -26,4 +31,15 @@ def provider_for(
         if vdsm_runs(paths.root / "proc"):
             return VdsmProvider(conf, paths, verifier)
         return MountProvider(conf, paths, commands, verifier)
+    if conf.domain_type in BLOCK_KINDS:
+        by_vdsm = vdsm_runs(paths.root / "proc")
+        transport = VdsmTransport() if by_vdsm else _transport(conf, paths, commands)
+        return BlockProvider(conf, paths, commands, transport, daemons_user(), accept_copy, by_vdsm)
     raise ConfigError(paths.hosted_engine_conf, "domainType", "a type that can be connected", repr(conf.domain_type))
+
+
+def _transport(conf: HostedEngineConf, paths: HostPaths, commands: Commands) -> Transport:
+    if conf.domain_type == "fc":
+        return FcTransport(paths, commands)
+    iscsi = Iscsi(commands, NodeRecords(paths.root), conf.user, conf.password)
+    return IscsiTransport(conf, paths, iscsi)

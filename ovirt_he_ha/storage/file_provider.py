@@ -243,7 +243,11 @@ class MountProvider:
             # Overdue: it may have mounted in its last moment.
             made.mounted = mounted_at(self._paths.mount_table, plan.target) is not None
             raise mount_problem(plan, error) from error
-        made.mounted = True
+        made.mounted = mounted_at(self._paths.mount_table, plan.target) is not None
+        if self._present() is None:
+            raise ConnectionProblem(
+                "command", plan.source, "to be mounted", f"mount said so, and nothing is mounted at {plan.target}"
+            )
 
     def _umount(self, seconds: float) -> None:
         """Never by force and never lazily: a VM that still writes there would go on doing so, unseen."""

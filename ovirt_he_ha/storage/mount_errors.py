@@ -59,6 +59,12 @@ _WORDS: Tuple[Tuple[str, str, str, str], ...] = (
         "look whether it runs, is reached from this host, and lets the ports of {type} through its firewall",
     ),
     (
+        r"wrong fs type|bad superblock|structure needs cleaning",
+        "metadata",
+        "an undamaged file system of type {type}, and options that it knows",
+        "look into the kernel log; is it the right device? (mounted with -o {options})",
+    ),
+    (
         r"incorrect mount option|bad option|invalid argument|parsing error on",
         "options",
         "options that mount knows",
@@ -76,12 +82,6 @@ _WORDS: Tuple[Tuple[str, str, str, str], ...] = (
         "read-only",
         "a file system that can be written",
         "look at the export's options, and into the kernel log",
-    ),
-    (
-        r"wrong fs type|bad superblock|structure needs cleaning",
-        "metadata",
-        "an undamaged file system of type {type}",
-        "look into the kernel log; is it the right device?",
     ),
 )
 

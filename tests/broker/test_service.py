@@ -99,7 +99,7 @@ def test_s4_a_lockspace_that_sanlock_does_not_write_in_time_is_overdue(tmp_path,
         ({"metadata_volume_UUID": ""}, "metadata_volume_UUID"),
         ({"lockspace_image_UUID": "None"}, "lockspace_image_UUID"),
         ({"spUUID": str(uuid.UUID(int=99))}, "spUUID"),
-        ({"domainType": "iscsi"}, "domainType"),
+        ({"domainType": "tape"}, "domainType"),
         ({"network_test": "tcp"}, "tcp_t_address"),
         ({"gateway": None}, "gateway"),
     ],
@@ -113,6 +113,14 @@ def test_a_configuration_that_does_not_fit(tmp_path, changes, named):
     assert str(paths.hosted_engine_conf) in done.stderr
     assert named in done.stderr
     assert tree(tmp_path) == before
+
+
+def test_a_block_domain_that_root_has_not_connected(tmp_path):
+    paths = write_conf(tmp_path, domainType="iscsi")
+    done = run(tmp_path)
+    assert done.returncode == EXIT_NOT_CONFIGURED and done.stderr.count("\n") == 1
+    assert "not-connected" in done.stderr and "ovirt-ha-storage" in done.stderr
+    assert not paths.storage_record.exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"nonsense"])

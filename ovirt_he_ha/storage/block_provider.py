@@ -1,0 +1,338 @@
+"""The direct provider of block domains: iSCSI or Fibre Channel below, a volume group above."""
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from ovirt_he_ha.config.files import HostedEngineConf
+from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.storage.block_domain import IDS, LEASES, BlockDomain, BlockRecord, load_record, save_record
+from ovirt_he_ha.storage.block_transport import Transport, device_identity
+from ovirt_he_ha.storage.command import CommandError, Commands
+from ovirt_he_ha.storage.errors import ConnectionProblem, DomainProblem, StorageOverdue
+from ovirt_he_ha.storage.file_provider import files_as, remaining
+from ovirt_he_ha.storage.identity import KnownCopy, Traits, verify_contents
+from ovirt_he_ha.storage.provider import Connected
+from ovirt_he_ha.storage.volume_group import Group, LogicalVolume, NoGroup, VolumeGroup
+from ovirt_he_ha.storage.volumes import MODE
+
+COMMAND = 20.0  # wall seconds for one call of lvm or udevadm
+AGAIN = 1.0  # wall seconds between two looks for the volume group: devices appear after a login, one by one
+
+
+@dataclass
+class _Made:
+    """What this call did, to be undone if it fails."""
+
+    transport: List[str] = field(default_factory=list)
+    active: List[str] = field(default_factory=list)
+    record: bool = False
+
+
+class BlockProvider:
+    """``owner``: whose the device nodes become, and as whom the domain is looked at; None: this is not root.
+    ``by_vdsm``: vdsm has logged in and activates the volumes; that is awaited from it, and nothing is changed."""
+
+    def __init__(
+        self,
+        conf: HostedEngineConf,
+        paths: HostPaths,
+        commands: Commands,
+        transport: Transport,
+        owner: Optional[Tuple[int, int]],
+        accept: bool = False,
+        by_vdsm: bool = False,
+    ) -> None:
+        self.name = "vdsm" if by_vdsm else "direct"
+        self._by_vdsm = by_vdsm
+        self._conf = conf
+        self._paths = paths
+        self._commands = commands
+        self._transport = transport
+        self._group = VolumeGroup(conf.sd_uuid, commands)
+        self._owner = owner
+        self._known = KnownCopy(paths.storage_identity)
+        self._accept = accept
+
+    def connect(self, seconds: float) -> Connected:
+        until = time.monotonic() + seconds
+        self._check_root()
+        made, notes = _Made(), []
+        try:
+            notes += self._transport.connect(remaining(until), made.transport)
+            domain = None if self._accept or made.transport else self._still_there()
+            if domain is None:
+                group = self._found(until)
+                notes += self._checked(group)
+                self._activate(group, made, until)
+                domain = self._recorded(group, made)
+                self._verify(domain, group, until)
+            else:
+                self._verify(domain, None, until)
+        except BaseException:
+            self._undo(made)
+            raise
+        return Connected(domain, bool(made.transport or made.active), tuple(notes))
+
+    def disconnect(self, seconds: float) -> bool:
+        if self._by_vdsm:
+            return False
+        self._check_root()
+        until = time.monotonic() + seconds
+        changed = False
+        with contextlib.suppress(NoGroup):
+            group = self._group.look(min(COMMAND, remaining(until)))
+            active = [name for name in self._wanted() if name in group.volumes and group.volumes[name].active]
+            if active:
+                self._group.deactivate(active, remaining(until))
+                changed = True
+        self._forget_record()
+        return self._transport.disconnect(remaining(until)) or changed
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _check_root(self) -> None:
+        if self._owner is None:
+            raise ConnectionProblem(
+                "not-root", f"storage domain {self._conf.sd_uuid}", "to be connected by root alone", "run this as root"
+            )
+
+    def _wanted(self) -> List[str]:
+        """The logical volumes that the hosted engine lives on; nothing else is ever activated."""
+        conf = self._conf
+        return [
+            IDS,
+            LEASES,
+            conf.metadata_volume_uuid,
+            conf.lockspace_volume_uuid,
+            conf.conf_volume_uuid,
+            conf.vm_disk_vol_id,
+        ]
+
+    def _still_there(self) -> Optional[BlockDomain]:
+        """As a call before this one left it, since the start of this host: then LVM need not be asked."""
+        try:
+            record = load_record(self._paths.storage_record, self._conf.sd_uuid)
+        except DomainProblem:
+            return None
+        domain = self._domain(record)
+        nodes = [f"{domain.directory}/{name}" for name in self._wanted()]
+        return domain if all(os.path.exists(node) for node in nodes) else None
+
+    def _domain(self, record: BlockRecord) -> BlockDomain:
+        return BlockDomain(record, str(self._paths.root / "dev"))
+
+    def _found(self, until: float) -> Group:
+        """Devices come a while after a login; a LUN that was mapped since then only after a scan."""
+        scanned = False
+        while True:
+            self._settle(until)
+            try:
+                return self._group.look(min(COMMAND, remaining(until)))
+            except NoGroup:
+                if not scanned:
+                    self._transport.rescan(remaining(until))
+                    scanned = True
+                elif time.monotonic() + AGAIN > until or self._transport.complete():
+                    raise self._no_group() from None
+                else:
+                    time.sleep(AGAIN)
+
+    def _no_group(self) -> ConnectionProblem:
+        return ConnectionProblem(
+            "no-lun",
+            self._transport.where,
+            f"a LUN with the volume group {self._conf.sd_uuid}",
+            "none that this host sees has it: map the LUN to this host on the storage, check sdUUID and storage= in "
+            "hosted-engine.conf",
+        )
+
+    def _checked(self, group: Group) -> List[str]:
+        """What would make a connection dangerous or useless, before anything is activated."""
+        name = self._conf.sd_uuid
+        if group.duplicates:
+            raise ConnectionProblem(
+                "another-copy",
+                f"volume group {name}",
+                "to be on one LUN alone",
+                f"{', '.join(group.duplicates)} carries the same as {', '.join(group.devices)}: a clone or a "
+                "snapshot is mapped to this host (unmap it), or several paths are seen and multipathd does not run",
+            )
+        problem = {
+            group.exported: ("in-use", "not to be exported", "it was exported with vgexport: by whom, and why?"),
+            bool(group.missing): ("no-lun", "all its LUNs", f"{group.missing} of them cannot be seen from this host"),
+            not group.writable: ("read-only", "to be writable", "it is set read-only in LVM"),
+        }.get(True)
+        if problem:
+            raise ConnectionProblem(problem[0], f"volume group {name}", problem[1], problem[2])
+        missing = [each for each in self._wanted() if each not in group.volumes]
+        if missing:
+            raise ConnectionProblem(
+                "no-volume",
+                f"{name}/{missing[0]}",
+                "a logical volume of that name",
+                f"the group has none ({len(missing)} of {len(self._wanted())} are missing): check the UUIDs in "
+                "hosted-engine.conf",
+            )
+        return self._strays(group)
+
+    def _strays(self, group: Group) -> List[str]:
+        wanted = self._wanted()
+        strays = sorted(name for name, each in group.volumes.items() if each.active and name not in wanted)
+        if not strays:
+            return []
+        return [
+            f"{len(strays)} other volumes of {self._conf.sd_uuid} are active on this host ({strays[0]}): something "
+            "activates whole groups; keep the domain's LUNs out of its reach (devices file, or filter in lvm.conf)"
+        ]
+
+    def _activate(self, group: Group, made: _Made, until: float) -> None:
+        names = [name for name in self._wanted() if not group.volumes[name].active]
+        if self._by_vdsm:
+            self._awaited(names)
+            return
+        self._write_rule()
+        if not names:
+            self._own()
+            return
+        made.active += names
+        try:
+            self._group.activate(names, min(COMMAND, remaining(until)))
+        except CommandError as error:
+            busy = "busy" in error.said or "in use" in error.said
+            raise ConnectionProblem(
+                "in-use" if busy else "command",
+                f"volume group {self._conf.sd_uuid}",
+                "volumes that can be activated",
+                "another device mapping has the LUN: look at dmsetup ls --tree" if busy else "look into the kernel log",
+                str(error),
+            ) from error
+        self._settle(until)
+        self._own()
+
+    def _awaited(self, names: List[str]) -> None:
+        if names:
+            raise ConnectionProblem(
+                "not-connected",
+                f"{self._conf.sd_uuid}/{names[0]}",
+                "to be activated by vdsm, which runs on this host",
+                f"{len(names)} of {len(self._wanted())} volumes are not: activate this host in its manager, or stop "
+                "vdsm if it is not used any more",
+            )
+
+    def _write_rule(self) -> None:
+        """The nodes belong to the daemons, and do so again after each event of the device."""
+        rule = (
+            f'ENV{{DM_VG_NAME}}=="{self._conf.sd_uuid}", ENV{{DM_LV_NAME}}=="?*", OWNER:="36", GROUP:="36", '
+            f'MODE:="{MODE:04o}"\n'
+        )
+        path = self._rule_path()
+        if not os.path.exists(path) or _text(path) != rule:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.write_text(rule, encoding="ascii")
+            self._udevadm("control", "--reload")
+
+    def _rule_path(self) -> Path:
+        return self._paths.root / "run" / "udev" / "rules.d" / "99-ovirt-ha-storage.rules"
+
+    def _own(self) -> None:
+        directory = self._paths.root / "dev" / self._conf.sd_uuid
+        for name in self._wanted():
+            try:
+                os.chown(directory / name, *(self._owner or (-1, -1)))
+                os.chmod(directory / name, MODE)
+            except FileNotFoundError as error:
+                raise ConnectionProblem(
+                    "no-volume",
+                    str(directory / name),
+                    "the device node of the activated volume",
+                    "udev did not make it in time: look at udevadm monitor",
+                ) from error
+
+    def _recorded(self, group: Group, made: _Made) -> BlockDomain:
+        """What the daemons cannot ask for themselves."""
+        sector_size, alignment = (self._number(group, tag, default) for tag, default in _GEOMETRY)
+        disk = group.volumes[self._conf.vm_disk_vol_id]
+        slots: Dict[str, int] = {disk.name: self._slot(disk)}
+        record = BlockRecord(self._conf.sd_uuid, sector_size, alignment, slots)
+        made.record = not self._paths.storage_record.exists()
+        save_record(self._paths.storage_record, record)
+        return self._domain(record)
+
+    def _slot(self, disk: LogicalVolume) -> int:
+        if disk.slot < 0:
+            raise ConnectionProblem(
+                "lease",
+                f"{self._conf.sd_uuid}/{disk.name}",
+                "a tag MD_<number>, which says where its lease is",
+                f"it has the tags {', '.join(disk.tags) or 'none'}: without its lease the engine VM never starts",
+            )
+        return disk.slot
+
+    def _number(self, group: Group, tag: str, default: int) -> int:
+        text = group.tags.get(tag, str(default))
+        if text not in _ALLOWED[tag]:
+            raise ConnectionProblem(
+                "metadata",
+                f"volume group {self._conf.sd_uuid}",
+                f"a tag MDT_{tag} of {' or '.join(_ALLOWED[tag])}",
+                f"it says {text[:20]!r}: the domain is damaged, or newer than this version",
+            )
+        return int(text)
+
+    def _verify(self, domain: BlockDomain, group: Optional[Group], until: float) -> None:
+        """``group`` None: it was compared by the call that activated it."""
+        try:
+            with files_as(domain.ids_path, remaining(until), self._owner) as files:
+                looked = BlockDomain(
+                    load_record(self._paths.storage_record, domain.sd_uuid), str(self._paths.root / "dev"), files
+                )
+                looked.verify()
+                generation = verify_contents(looked, self._conf, files)
+        except StorageOverdue as error:
+            raise ConnectionProblem(
+                "silent", self._transport.where, "an answer of the LUN in time", "look at its paths", str(error)
+            ) from error
+        copy: Tuple[Tuple[str, str], ...] = ()
+        if group is not None:
+            copy = (("UUID of its volume group", group.uuid), *device_identity(self._paths.root, group.devices))
+        known = self._known.load() if not copy and not self._accept else None
+        if known is not None and known.sd_uuid == domain.sd_uuid:
+            copy = known.copy
+        self._known.compare(Traits(domain.sd_uuid, copy, self._conf.host_id, generation), self._accept)
+
+    # --- undoing -----------------------------------------------------------------------------------------------------
+
+    def _undo(self, made: _Made) -> None:
+        if made.active:
+            with contextlib.suppress(CommandError, DomainProblem):
+                self._group.deactivate(made.active, COMMAND)
+        if made.record or made.active:
+            self._forget_record()
+        with contextlib.suppress(CommandError, DomainProblem):
+            self._transport.undo(made.transport, COMMAND)
+
+    def _forget_record(self) -> None:
+        for path in (self._paths.storage_record, self._rule_path()):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _settle(self, until: float) -> None:
+        seconds = min(COMMAND, remaining(until))
+        self._udevadm("settle", f"--timeout={max(1, int(seconds) - 1)}")
+
+    def _udevadm(self, *words: str) -> None:
+        # Its failure shows in what is looked for next: no device node, the wrong owner.
+        with contextlib.suppress(CommandError):
+            self._commands.run(["udevadm", *words], COMMAND)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="ascii", errors="replace")
+
+
+_GEOMETRY = (("BLOCK_SIZE", 512), ("ALIGNMENT", 1 << 20))
+_ALLOWED = {"BLOCK_SIZE": ("512", "4096"), "ALIGNMENT": tuple(str(number << 20) for number in (1, 2, 4, 8))}

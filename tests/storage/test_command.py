@@ -1,0 +1,91 @@
+"""External commands as they really end: in time, too late, not at all, with children, with much to say."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from ovirt_he_ha.storage import command
+from ovirt_he_ha.storage.command import CommandError, Commands, SecretOnCommandLine
+
+PYTHON = sys.executable
+
+
+def failure(call):
+    with pytest.raises(CommandError) as caught:
+        call()
+    return caught.value
+
+
+def test_output_and_environment():
+    outcome = Commands({"PATH": "/x", "SECRET": "1"}).run(["sh", "-c", "env; echo no >&2; exit 3"], 10, accept=(3,))
+    names = {line.split("=")[0] for line in outcome.out.splitlines()}
+    assert "SECRET" not in names and "LC_ALL=C" in outcome.out and outcome.err == "no\n" and outcome.status == 3
+
+
+def test_the_error_has_status_and_words():
+    found = failure(lambda: Commands().run(["sh", "-c", "echo out; printf 'bad\\n\\007worse\\n' >&2; exit 32"], 10))
+    assert (found.code, found.status, found.said) == ("failed", 32, "bad; ?worse") and "32" in str(found)
+
+
+def test_only_the_output_if_there_is_no_error_text():
+    assert failure(lambda: Commands().run(["sh", "-c", "echo here; exit 1"], 10)).said == "here"
+    assert "no word" in str(failure(lambda: Commands().run(["false"], 10)))
+
+
+def test_a_long_complaint_is_cut():
+    found = failure(lambda: Commands().run(["sh", "-c", "yes x | head -100000 >&2; exit 1"], 20))
+    assert len(found.said) == command.MOST_TOLD
+
+
+def test_too_late_with_its_children(tmp_path):
+    pid_file = tmp_path / "pid"
+    begun = time.monotonic()
+    found = failure(lambda: Commands().run(["sh", "-c", f"sleep 100 & echo $! > {pid_file}; wait"], 0.5))
+    assert found.code == "overdue" and time.monotonic() - begun < 3
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(int(pid_file.read_text()), 0)
+            time.sleep(0.02)
+
+
+def test_deaf_to_the_first_signal():
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)"
+    begun = time.monotonic()
+    assert failure(lambda: Commands().run([PYTHON, "-I", "-c", code], 1)).code == "overdue"
+    assert time.monotonic() - begun < 4
+
+
+def test_one_that_cannot_be_killed_is_left(monkeypatch):
+    monkeypatch.setattr(command.os, "killpg", lambda pid, number: pids.append(pid))
+    pids = []
+    found = failure(lambda: Commands().run(["sleep", "60"], 0.1))
+    assert found.code == "stuck" and "kernel" in str(found)
+    os.kill(pids[0], signal.SIGKILL)
+    os.waitpid(pids[0], 0)
+
+
+def test_a_daemon_that_it_leaves_behind_keeps_nobody(tmp_path):
+    """mount.nfs starts rpc.statd, which has its standard error."""
+    begun = time.monotonic()
+    pid = Commands().run(["sh", "-c", "setsid sleep 20 & echo $!"], 10).out
+    try:
+        assert time.monotonic() - begun < 5
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_absent():
+    assert failure(lambda: Commands().run(["no-such-program-here"], 5)).code == "absent"
+
+
+def test_secrets():
+    found = failure(
+        lambda: Commands().run(["sh", "-c", "tr a-z b-za <<E >&2; exit 1\nrdbqds\nE"], 5, secrets=("secret",))
+    )
+    assert found.said == "***" and "secret" not in str(found)
+    with pytest.raises(SecretOnCommandLine) as caught:
+        Commands().run(["true", "--password=secret"], 5, secrets=("secret",))
+    assert "secret" not in str(caught.value)
