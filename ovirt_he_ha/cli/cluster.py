@@ -7,16 +7,17 @@ from ovirt_he_ha.cli import vm
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
 from ovirt_he_ha.cli.guard import FRESH
 from ovirt_he_ha.cli.hosts import Hosts
-from ovirt_he_ha.cli.maintenance import _write_global as write_global
+from ovirt_he_ha.cli.maintenance import reason_of, set_global, write_global
 from ovirt_he_ha.cli.problems import local_problems
 from ovirt_he_ha.cli.procedure import Procedure, Step
 from ovirt_he_ha.cli.request import Refusal, Request
+from ovirt_he_ha.cli.upkeep import has_seen
 from ovirt_he_ha.cli.whereabouts import Place, Where, place_here, place_of
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
-from ovirt_he_ha.core.model import Health, LockspaceState, Outcome, Record, Slot, State, Vm
+from ovirt_he_ha.core.model import Health, LockspaceState, Outcome, Record, Slot, Vm
 
 EXIT_MISSING = 3
 _LONGEST = 86400  # product seconds of --wait
@@ -39,10 +40,11 @@ _AGAIN = "hosted-engine --cluster-start, on any host, starts it again"
 def cluster_stop(request: Request) -> int:
     """0; 1 and the state's name. Runs on the host that has the VM."""
     wait = request.number("--wait", 1, _LONGEST)
+    reason = reason_of(request) or "planned stop of the cluster"
     host = vm.Host()
     host.look()  # nothing is begun without a broker; one that fails later is waited for
     order = Procedure("--cluster-stop", host.paths, request.json, "stopped", None if wait is None else host.wall(wait))
-    status = order.run(_Stop(host, order, forced=request.has("--force")).steps())
+    status = order.run(_Stop(host, order, reason, forced=request.has("--force")).steps())
     if status is not None:
         return status
     unheard = [each["name"] for each in order.hosts if each["state"] in (_SILENT, _UNREADABLE)]
@@ -54,9 +56,10 @@ def cluster_stop(request: Request) -> int:
 
 
 class _Stop:
-    def __init__(self, host: vm.Host, order: Procedure, forced: bool) -> None:
+    def __init__(self, host: vm.Host, order: Procedure, reason: str, forced: bool) -> None:
         self._host = host
         self._order = order
+        self._reason = reason
         self._forced = forced
         self._asked = False
 
@@ -99,7 +102,9 @@ class _Stop:
 
     def _set(self, _snapshot: BrokerSnapshot, _hosts: Hosts) -> bool:
         self._order.holds = "Whether global maintenance is on now is not known"
-        return _write(self._host.paths, True)
+        with link_to_broker(self._host.paths, LOOK_SECONDS) as link:
+            set_global(self._host.paths, link, self._reason)
+        return True
 
     def _seen(self, snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
         self._order.hosts = found = _told(hosts, _word_of_maintenance)
@@ -211,7 +216,8 @@ class _Start:
 
     def _clear(self, _snapshot: BrokerSnapshot, _hosts: Hosts) -> bool:
         self._order.holds = "Whether global maintenance is off now is not known"
-        return _write(self._paths, False)
+        with link_to_broker(self._paths, LOOK_SECONDS) as link:
+            return write_global(link, False)
 
     def _healthy(self, snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
         self._order.hosts = _told(hosts, lambda _record: _PRESENT)
@@ -252,11 +258,6 @@ def _flag(snapshot: BrokerSnapshot, hosts: Hosts, wanted: bool) -> Tuple[str, bo
     return f"global maintenance is {'on' if found.value else 'off'}", found.value is wanted
 
 
-def _write(paths: HostPaths, wanted: bool) -> bool:
-    with link_to_broker(paths, LOOK_SECONDS) as link:
-        return write_global(link, wanted)
-
-
 def _told(hosts: Hosts, word: Callable[[Record], str]) -> List[Dict[str, Any]]:
     """Each known host: ``word`` of one that lives, else why it does not count."""
 
@@ -274,9 +275,7 @@ def _told(hosts: Hosts, word: Callable[[Record], str]) -> List[Dict[str, Any]]:
 
 
 def _word_of_maintenance(record: Record) -> str:
-    """A host in its own maintenance starts nothing either."""
-    sees = record.maintenance or record.get("state") == State.GLOBAL_MAINTENANCE.value
-    return _SEEN if sees else _NOT_SEEN
+    return _SEEN if has_seen(record) else _NOT_SEEN
 
 
 def _cannot_tell(snapshot: BrokerSnapshot, hosts: Hosts, own_id: int) -> str:

@@ -122,19 +122,24 @@ def reason_of(request: Request) -> str:
     return reason
 
 
+def set_global(paths: HostPaths, link: BrokerLink, reason: str) -> None:
+    """The cluster's flag, read back; and in this host's file, when and why. Raises what ``write_global`` does."""
+    write_global(link, True)
+    try:
+        # After the flag, and a second later: words from before it was last seen to be off belong to an earlier one.
+        save_ha_conf(paths.ha_conf, global_since=int(SystemClock().wall()) + 1, global_reason=reason)
+    except (ConfigError, OSError) as error:
+        warn(f"When and why it was asked is not kept: {explain(error)}")  # the cluster's flag is on all the same
+
+
 def _enter_global(paths: HostPaths, link: BrokerLink, reason: str) -> None:
-    _write_global(link, True)
+    set_global(paths, link, reason)
     say(
         "Global maintenance is on, read back from the shared volume: no host starts, stops or moves the engine VM"
         + (f" ({reason})" if reason else "")
     )
-    try:
-        # After the flag, and a second later: words from before it was last seen to be off belong to an earlier one.
-        conf = save_ha_conf(paths.ha_conf, global_since=int(SystemClock().wall()) + 1, global_reason=reason)
-    except (ConfigError, OSError) as error:
-        warn(f"When and why it was asked is not kept: {explain(error)}")  # the cluster's flag is on all the same
-        return
-    if conf.maintenance:
+    conf = _attempt(lambda: load_ha_conf(paths.ha_conf), [])
+    if conf is not None and conf.maintenance:
         say("This host stays in local maintenance as well; --mode=none ends both")
 
 
@@ -174,7 +179,7 @@ def _leave_both(paths: HostPaths, link: BrokerLink, reason: str) -> None:
     if before is not None and _attempt(lambda: _clear_local(paths, before, reason), failures) is not None:
         say("Local maintenance of this host is off" + ("" if before.maintenance else ", as it was"))
     was_on = _attempt(lambda: global_flag(link.snapshot()).value, [])
-    if _attempt(lambda: _write_global(link, False), failures) is not None:
+    if _attempt(lambda: write_global(link, False), failures) is not None:
         say("Global maintenance of the cluster is off" + (", as it was" if was_on is False else ""))
         _attempt(lambda: _name_who_stays(link), [])
     if failures:
@@ -205,7 +210,7 @@ def _name_who_stays(link: BrokerLink) -> None:
         say(f"Still in local maintenance: {', '.join(others)}; --mode=none there ends it")
 
 
-def _write_global(link: BrokerLink, wanted: bool) -> bool:
+def write_global(link: BrokerLink, wanted: bool) -> bool:
     """Raises Refusal unless the flag reads as it was written: somebody else may have written the other one
     meanwhile."""
     with notice("Waiting for the shared volume to take the flag"):

@@ -89,7 +89,7 @@ VERBS: Dict[str, Verb] = {
     "--cluster-stop": Verb(
         "cluster",
         "cluster_stop",
-        {"--wait": "seconds", "--force": FLAG, "--json": FLAG},
+        {"--wait": "seconds", "--force": FLAG, "--reason": "text", "--json": FLAG},
         "stop the whole cluster as planned: afterwards the hosts may be powered off",
         "Run it on the host that has the engine VM. Stop the other VMs before: nobody does it without the engine.\n"
         "1 looking        where the engine VM runs; if elsewhere, that host is named and nothing changes\n"
@@ -99,7 +99,7 @@ VERBS: Dict[str, Verb] = {
         "5 releasing      no host has the VM or its lease\n"
         "Each step says how long it waits at most; --wait=SECONDS is for all together. Ctrl-C, a broker or a storage\n"
         "that fails, and a guest that stays end it in the step's state, and the same command goes on from there.\n"
-        "What is done already is not done again.\n"
+        "What is done already is not done again. --reason is shown with the maintenance.\n"
         "Exit status: 0 stopped; 1 not, and in which step; 130 interrupted.",
     ),
     "--cluster-start": Verb(

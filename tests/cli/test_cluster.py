@@ -9,6 +9,7 @@ import pytest
 from ovirt_he_ha.broker.protocol import FaultCode, StorageFacts
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.cli import vm
+from ovirt_he_ha.config.files import load_ha_conf
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import (
     ActionKind,
@@ -115,6 +116,13 @@ def test_the_whole_stop_in_order(cluster: Cluster) -> None:
     assert {each["state"] for each in ran.json["hosts"]} == {"seen"}
     assert cluster.asked == [ActionKind.STOP]
     assert ran.out.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--reason=power works",)])
+def test_why_is_kept_with_the_maintenance(cluster: Cluster, words: Tuple[str, ...]) -> None:
+    assert run("--cluster-stop", *words).status == 0
+    conf = load_ha_conf(cluster.world.paths.ha_conf)
+    assert conf.global_since and conf.global_reason == ("power works" if words else "planned stop of the cluster")
 
 
 def test_every_step_is_shown_with_its_wait(cluster: Cluster) -> None:
