@@ -3,8 +3,9 @@
 import json
 import re
 import time
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.config.ledgers import Read, by_host, read_given, read_own
@@ -46,6 +47,7 @@ def audit_ledgers(request: Request) -> int:
         raise Refusal("no-ledger", "This host's ledger has no lines, and no other was given: nothing to audit")
     ledgers = by_host(read.entries)
     found = audit(ledgers)
+    found = replace(found, unproved=found.unproved + _unread(read))
     status = EXIT_OVERLAP if found.overlaps else EXIT_UNPROVED if found.unproved else 0
     if request.json:
         say(json.dumps(_audit_json(found, sorted(ledgers), read)))
@@ -59,8 +61,18 @@ def audit_ledgers(request: Request) -> int:
     hosts = ", ".join(str(host_id) for host_id in ledgers)
     say(f"{_verdict(found)} ({len(found.tenures)} copies in the ledgers of host {hosts})")
     say(_PROVED)
-    _warn_of(read)
     return status
+
+
+def _unread(read: Read) -> Tuple[Finding, ...]:
+    """What a line said that cannot be read may be just what matters: one finding for each file."""
+    found = []
+    for path in dict.fromkeys(each.path for each in read.skipped):
+        lines = [each for each in read.skipped if each.path == path]
+        count = len(lines) + lines[-1].more
+        text = f"{path}: {count} lines cannot be read" if count > 1 else f"{path}: a line cannot be read"
+        found.append(Finding("unreadable-lines", f"{text}, line {lines[0].line} ({lines[0].why})", ()))
+    return tuple(found)
 
 
 def _verdict(found: Audit) -> str:
@@ -142,7 +154,7 @@ def _change(change: Change) -> str:
 
 
 def _show(title: str, finding: Finding) -> None:
-    say(f"{title}: {finding.text}")
+    say(_plain(f"{title}: {finding.text}"))
     for entry in finding.lines:
         say(f"    {_line(entry)}")
 
@@ -195,4 +207,5 @@ def _skipped(read: Read) -> List[Dict[str, Any]]:
 
 def _warn_of(read: Read) -> None:
     for each in read.skipped:
-        warn(_plain(f"{each.path}:{each.line}: skipped: {each.why}"))
+        more = f"; {each.more} more after it" if each.more else ""
+        warn(_plain(f"{each.path}:{each.line}: skipped: {each.why}{more}"))

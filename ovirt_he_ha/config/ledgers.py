@@ -10,6 +10,7 @@ from ovirt_he_ha.core.ledger import Entry, NotALine, decode
 
 SHARE = 512 * 1024  # bytes of one file; there are two of them
 _MOST = 16 * SHARE  # bytes that a file given by hand may have: lines of several hosts in one
+_MOST_NAMED = 100  # lines of one file that are named when they cannot be read; the others are counted
 _NAME = "ledger.jsonl"
 
 
@@ -24,11 +25,12 @@ class LedgerProblem(Exception):
 
 
 class Skipped(NamedTuple):
-    """A line that could not be read. ``line`` counts from 1."""
+    """A line that could not be read. ``line`` counts from 1. ``more``: so many after it are not named."""
 
     path: str
     line: int
     why: str
+    more: int = 0
 
 
 class Read(NamedTuple):
@@ -83,14 +85,18 @@ def _together(paths: Sequence[Path]) -> Read:
 
 
 def _file(path: Path) -> Read:
-    entries, skipped = [], []
+    entries: List[Entry] = []
+    skipped: List[Skipped] = []
     for number, line in enumerate(_bytes(path).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             entries.append(decode(line))
         except NotALine as problem:
-            skipped.append(Skipped(str(path), number, problem.why))
+            if len(skipped) < _MOST_NAMED:
+                skipped.append(Skipped(str(path), number, problem.why))
+            else:
+                skipped[-1] = skipped[-1]._replace(more=skipped[-1].more + 1)
     return Read(entries, skipped)
 
 

@@ -1,6 +1,7 @@
 """--history and --audit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -88,9 +89,82 @@ def test_an_overlap_is_shown_with_its_lines(host, tmp_path):
     assert {each["host-id"] for each in found.json["overlaps"][0]["lines"]} == {1, 2}
 
 
+def test_an_overlap_says_where(host, tmp_path):
+    """Both copies, under which versions, and the line that shows the one running while the record named the other."""
+    others = bring(host, overlapping(), tmp_path)
+    found = run("--audit", "--json", *others).json["overlaps"]
+    (one,) = found
+    assert one["code"] == "overlap" and "host 1" in one["text"] and "version 3" in one["text"]
+    first, proof, last, other = one["lines"]
+    assert (first["host-id"], first["kind"], first["lease"]["version"]) == (1, "vm", 2)
+    assert (proof["host-id"], proof["lease"]["owner"], proof["lease"]["version"]) == (1, 2, 3)
+    assert (last["host-id"], other["host-id"], other["values"]["vm"]) == (1, 2, "here")
+    assert last["seen"] > proof["lease"]["at"] > first["monotonic"]
+    shown = run("--audit", *others).out
+    assert all(f"host {each['host-id']} #{each['number']}" in shown for each in one["lines"])
+
+
 def test_a_ledger_that_was_not_given_is_not_proved(host, tmp_path):
     bring(host, overlapping(), tmp_path)
-    assert run("--audit").status == 3
+    ran = run("--audit", "--json")
+    assert (ran.status, ran.json["verdict"]) == (3, "unproved") and "error" not in ran.json
+    assert "no-ledger" in {each["code"] for each in ran.json["unproved"]}
+
+
+def hole(lines):
+    return [encode(each) for each in lines[:1] + lines[2:]]
+
+
+def torn(lines):
+    return [encode(lines[0]), encode(lines[1])[:-20] + b"\n", *map(encode, lines[1:])]
+
+
+def from_a_later_version(lines):
+    return [*map(encode, lines), encode(lines[-1]).replace(b'"k":"lease"', b'"k":"omen"').replace(b'"n":', b'"n":9')]
+
+
+def without_version(lines):
+    return [encode(replace(each, look=replace(each.look, version=0))) for each in lines]
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (hole, "lost-lines"),
+        (torn, "unreadable-lines"),
+        (from_a_later_version, "unreadable-lines"),
+        (without_version, "no-version"),
+    ],
+)
+def test_what_cannot_be_put_in_order_is_exit_3_and_says_what(host, tmp_path, damage, code):
+    cluster = Cluster()
+    story(cluster, [(1, 60.0, "stop"), (2, 60.0, "migrate"), (3, 60.0, "stop")])
+    others = bring(host, cluster, tmp_path)
+    assert run("--audit", *others).status == 0
+    host.paths.ledger.write_bytes(b"".join(damage(cluster.hosts[1].lines)))
+    ran = run("--audit", "--json", *others)
+    assert (ran.status, ran.json["verdict"]) == (3, "unproved")
+    assert {each["code"] for each in ran.json["unproved"]} == {code}
+    shown = run("--audit", *others)
+    assert shown.status == 3 and "Not proved: " in shown.out and shown.err == ""
+
+
+def test_an_overlap_beside_damage_is_still_an_overlap(host, tmp_path):
+    others = bring(host, overlapping(), tmp_path)
+    with open(others[0], "ab") as file:
+        file.write(b"{torn")
+    ran = run("--audit", "--json", *others)
+    assert (ran.status, ran.json["verdict"]) == (1, "overlap") and ran.json["unproved"]
+
+
+def test_clocks_say_nothing(host, tmp_path):
+    """Whatever the walls show, and however the hosts' own clocks lie to each other."""
+    cluster = Cluster(offsets=(-9000.0, 0.0, 1e9))
+    story(cluster, [(1, 60.0, "stop"), (2, 60.0, "migrate"), (3, 60.0, "stop")])
+    for each in cluster.hosts.values():
+        each.lines = [replace(line, wall=5e9 - line.number) for line in each.lines]
+    others = bring(host, cluster, tmp_path)
+    assert run("--audit", *others).status == 0
 
 
 @pytest.mark.parametrize("what", ["missing", "noise", "empty", "directory", "long"])
