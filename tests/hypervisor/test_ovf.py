@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from ovirt_he_ha.hypervisor.definition import check, engine_xml
+from ovirt_he_ha.hypervisor.definition import DefinitionRefused, check, engine_xml
 from ovirt_he_ha.hypervisor.ovf import OvfRefused, convert
-from ovirt_he_ha.hypervisor.vm_conf import VmConf, parse_vm_conf
+from ovirt_he_ha.hypervisor.vm_conf import VmConf, VmConfError, parse_vm_conf
 from tests.hypervisor.test_definition import IMG, LEASE, SD, SOURCE, VMID, VOL
 from tests.storage.engine_ovf import ovf
 
@@ -259,3 +259,39 @@ def test_torn_documents(at, put, length):
     assert isinstance(conf, VmConf)
     assert conf.vm_id == VMID
     assert found.text.count("\nmemSize=") == 1
+
+
+HOSTILE_PARTS = (
+    "<disk type='file'><driver type='qcow2'/><source file='/etc/shadow'/><target dev='vdb'/></disk>",
+    "<disk type='network'><source protocol='nbd' name='x'/><target dev='vdb'/></disk>",
+    "<lease><lockspace>x</lockspace><key>y</key><target path='/tmp/x'/></lease>",
+    "<on_crash>restart</on_crash>",
+    "</devices><devices>",
+    "<!--",
+    "&#0;",
+    "&lt;",
+    "type='qcow2'",
+    "offset='4096'",
+)
+
+
+@given(st.integers(0, len(XML)), st.one_of(st.sampled_from(HOSTILE_PARTS), st.text(max_size=20)), st.integers(0, 60))
+def test_a_damaged_definition_is_refused_or_guarded_like_the_whole_one(at, put, length):
+    """The application's XML, with anything in any place: what passes has the computed lease alone, and raw disks."""
+    xml = XML[:at] + put + XML[at + length :]
+    try:
+        found = convert(ovf(VMID, SD, IMG, VOL, xml), VMID)
+        if found.without_xml:
+            return
+        text = engine_xml(parse_vm_conf(found.text), LEASE)
+        check(text, LEASE, VMID)
+    except (OvfRefused, DefinitionRefused, VmConfError):
+        return
+    root = etree.fromstring(text)
+    (lease,) = root.findall("devices/lease")
+    target = lease.find("target")
+    assert (lease.findtext("lockspace"), lease.findtext("key")) == (LEASE.lockspace, LEASE.key)
+    assert (target.get("path"), target.get("offset", "0")) == (LEASE.path, str(LEASE.offset))
+    disks = [disk for disk in root.findall("devices/disk") if disk.get("device", "disk") in ("disk", "lun")]
+    assert disks and {disk.find("driver").get("type") for disk in disks} == {"raw"}
+    assert all(len(root.findall(name)) <= 1 for name in ("on_crash", "on_lockfailure", "uuid"))
