@@ -26,6 +26,7 @@ STORAGE_CODES: Dict[str, Tuple[str, str]] = {
         "an old copy is served (a snapshot, a cache, a mirror that fell behind): repair the storage; until then "
         "nothing of it is believed",
     ),
+    "metadata": ("this is another storage domain, or a damaged one", "check sdUUID and what is mounted there"),
     "io": ("the storage answers with an error", "look for errors of the storage in the kernel log"),
     "request": ("offset or length is not a multiple of 4096", "this is a defect of ours: please report it"),
     "worker-died": ("the I/O process ended by itself", "nothing: the next access starts another; see the kernel log"),

@@ -86,7 +86,7 @@ class LocalDomain:
                 "metadata", self.metadata_path, "text in UTF-8", "found other bytes: the domain is damaged"
             ) from error
         except IoFailure as failure:
-            code = failure.code if failure.code in ("missing", "no-access", "stale") else "metadata"
+            code = failure.code if failure.code in ("missing", "no-access", "stale", "io") else "metadata"
             what = os.strerror(failure.error) if failure.error else failure.code
             todo = "give the domain to user and group 36:36" if code == "no-access" else "connect the storage"
             raise DomainProblem(

@@ -6,8 +6,9 @@ import pytest
 
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.storage import volumes
+from ovirt_he_ha.storage.domain_files import FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
-from ovirt_he_ha.storage.io_process import VolumeLook
+from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import (
     MIB,
@@ -223,6 +224,16 @@ class TestVerify:
         with open(domain.metadata_path, "wb") as file:
             file.write(b"\xff\xfe")
         assert problem(domain.sector_size) == "metadata"
+
+    def test_a_storage_that_fails_is_not_called_damaged(self, tmp_path, monkeypatch):
+        domain = make(tmp_path)
+
+        def fail(self, path):
+            raise IoFailure("io", 5)
+
+        monkeypatch.setattr(FilesHere, "text", fail)
+        assert problem(domain.verify) == "io"
+        assert problem(domain.sector_size) == "io"
 
     def test_ids_missing(self, tmp_path):
         domain = make(tmp_path)
