@@ -46,16 +46,24 @@ class Lobby:
         try:
             self._poller.register(door, select.EPOLLIN)
             while not self._stopping.is_set():
-                for number, _ in self._poller.poll(self._interval if self._waiting else None):
-                    if number == door:
-                        self._accept(listener)
-                    else:
-                        self._heard(number)
-                self._sweep()
+                try:
+                    self._turn(listener, door)
+                except Exception:
+                    # No memory for one more, or a defect. Without this thread the broker would live on and be deaf.
+                    log.exception("a connection was not admitted", extra=throttled("defect"))
+                    time.sleep(0.1)
         finally:
             self._poller.close()
             for connection in self._waiting.values():
                 self._leave(connection)
+
+    def _turn(self, listener: socket.socket, door: int) -> None:
+        for number, _ in self._poller.poll(self._interval if self._waiting else None):
+            if number == door:
+                self._accept(listener)
+            else:
+                self._heard(number)
+        self._sweep()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_AT_ONCE):
@@ -71,9 +79,14 @@ class Lobby:
                 return
             peer.setblocking(True)
             connection = self._admit(peer)
-            if connection is not None:
-                self._waiting[peer.fileno()] = connection
+            if connection is None:
+                continue
+            try:
                 self._poller.register(peer.fileno(), select.EPOLLIN)
+            except OSError:  # no memory for it: nobody would hear it
+                self._leave(connection)
+                raise
+            self._waiting[peer.fileno()] = connection
 
     def _heard(self, number: int) -> None:
         connection = self._waiting.pop(number)

@@ -46,7 +46,7 @@ Deliver = Callable[[Mail], None]
 
 
 def deliver(mail: Mail) -> None:
-    """One SMTP dialogue. Raises OSError or smtplib.SMTPException."""
+    """One SMTP dialogue. Raises OSError or smtplib.SMTPException; ValueError for words that no mail can carry."""
     conf = mail.conf
     with Dialogue(conf.smtp_server, conf.smtp_port, timeout=conf.smtp_timeout) as server:
         if conf.smtp_starttls:
@@ -148,6 +148,10 @@ class MailNotifier:
                 self._deliver(mail)
                 self._metrics.add("notify.delivered")
                 return
+            except ValueError as error:
+                # Of the settings, an address that no mail can carry for one: it would fail again.
+                log.error("mail to %s: %s", ", ".join(mail.receivers), error, extra=throttled("mail"))
+                break
             except (OSError, smtplib.SMTPException) as error:
                 log.error(
                     "mail through %s:%d failed: %s",

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from ovirt_he_ha.config.journal import throttled
 from ovirt_he_ha.core.model import EngineFacts, GuestCounters, LeaseId, Reading
 from ovirt_he_ha.core.seams import Clock
 from ovirt_he_ha.hypervisor.connection import Connection, HypervisorError, Native, Overdue, Unreachable
@@ -143,8 +144,13 @@ class EngineWatch:
         events: List[Apply] = []
         while not self._stopping.is_set():
             before = self._signature()
-            self._look(events)
-            self._settle()
+            try:
+                self._look(events)
+                self._settle()
+            except Exception:
+                # No thread or descriptor left, or a defect. Without this thread nobody would see the VM any more.
+                log.exception("The look at the engine VM failed; it is tried again", extra=throttled("defect"))
+                self._note(ERROR, self._clock.monotonic())
             if self._signature() != before:
                 self._on_change()
             events = self._wait()

@@ -4,6 +4,7 @@ import email
 import smtplib
 import socketserver
 import threading
+import time
 from types import MappingProxyType
 
 import pytest
@@ -55,6 +56,29 @@ def desk(tmp_path):
     made.notifier.start()
     yield made
     made.notifier.stop(2.0)
+
+
+def test_an_address_that_no_mail_can_carry_costs_its_mail_and_not_the_thread(tmp_path):
+    tried = []
+
+    def talk(mail):
+        tried.append(mail.receivers)
+        for receiver in mail.receivers:
+            receiver.encode("ascii")  # as smtplib does, without a server that takes other characters
+
+    desk = Desk(tmp_path, BrokerConf(source_email="he@example.com", destination_emails=("jürgen@example.com",)), talk)
+    desk.notifier.start()
+    try:
+        assert desk.notify() == SENT
+        desk.conf = BrokerConf(source_email="he@example.com", destination_emails=("a@example.com",))
+        assert desk.notify() == SENT
+        until = time.monotonic() + 5
+        while desk.metrics.counts().get("notify.delivered", 0) < 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert tried == [("jürgen@example.com",), ("a@example.com",)]
+        assert (desk.metrics.counts()["notify.delivered"], desk.metrics.counts()["notify.failed"]) == (1, 1)
+    finally:
+        desk.notifier.stop(2.0)
 
 
 def test_a_transition_is_mailed(desk):

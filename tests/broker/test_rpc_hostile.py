@@ -196,6 +196,32 @@ def test_calls_that_act_are_never_cut_and_who_finds_no_room_is_told(serve, answe
             peer.close()
 
 
+class Reluctant:
+    """The kernel's poller, which has no memory left for some."""
+
+    def __init__(self, real, refusals):
+        self.real, self.refusals = real, refusals
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def register(self, number, events):
+        if self.refusals and events == select.EPOLLIN and self.refusals.pop():
+            raise OSError(12, "Cannot allocate memory")
+        self.real.register(number, events)
+
+
+def test_who_cannot_be_heard_is_closed_and_the_next_one_is_served(serve, monkeypatch):
+    """Without the thread that admits, the broker would live on and be deaf."""
+    real = select.epoll
+    monkeypatch.setattr(select, "epoll", lambda: Reluctant(real(), [True, True, False]))  # the door itself is heard
+    server = serve()
+    for _ in range(2):
+        with connect(server.path) as lost:
+            assert lost.recv(1) == b""
+    assert served(server)
+
+
 # --- too slow -----------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,38 @@ class TestWatch:
         watched.round()
         assert watched.seen[::2] == (Vm.DOWN_UNEXPECTED, Exit.CRASHED)
 
+    def test_a_look_that_fails_is_unknown_and_the_next_one_is_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No descriptor left for a moment: without its thread the VM would be unknown until the broker's end."""
+        watched = Watched()
+        failed, looked, told = threading.Event(), threading.Event(), []
+        find = watched.watch._find_process
+
+        def fail() -> None:
+            if len(told) < 3:
+                raise OSError(24, "Too many open files")
+            find()
+            looked.set()
+
+        def change() -> None:
+            told.append(watched.watch.facts().unknown)
+            failed.set()
+
+        monkeypatch.setattr("ovirt_he_ha.hypervisor.events.POLL_CLOSE", 0.01)
+        monkeypatch.setattr("ovirt_he_ha.hypervisor.events.POLL_FLOOR", 0.01)
+        watched.watch._find_process = fail  # type: ignore[method-assign]
+        watched.watch.start(change)
+        try:
+            assert failed.wait(5)
+            assert told[0] == "error"
+            told.extend(["", ""])
+            assert looked.wait(5)
+            until = time.monotonic() + 5
+            while watched.seen[0] is None and time.monotonic() < until:
+                time.sleep(0.01)
+            assert watched.seen == (Vm.UP, None, Exit.NONE)
+        finally:
+            watched.watch.stop(2.0)
+
     def test_events_of_a_former_connection_say_nothing(self, watched: Watched) -> None:
         watched.watch._subscribed = 2
         watched.event(watched.real.VIR_DOMAIN_EVENT_STOPPED, subscription=1)
