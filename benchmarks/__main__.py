@@ -12,7 +12,7 @@ import traceback
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List
 
-from benchmarks import cycle, idle, peers, reference, rpc, scale, shared, simulator, status, volume
+from benchmarks import connection, cycle, idle, peers, reference, rpc, scale, shared, simulator, status, volume
 from benchmarks.effort import FULL, QUICK, Effort
 from benchmarks.figures import Figure, show
 from benchmarks.host import Host
@@ -71,6 +71,7 @@ def _status(effort: Effort) -> Iterator[List[Figure]]:
 
 def _shared(effort: Effort) -> Iterator[List[Figure]]:
     with running(3, effort) as host:
+        yield connection.figures(host, effort)
         yield shared.figures(host, effort)
 
 

@@ -47,6 +47,7 @@ from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.lease_reader import LeaseReader
+from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import SCANNED
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _composed(
         domain.ids_path,
         lockspace_path,
         clock,
-        may_join=JoinRule(ProcessTable(), conf.vmid),
+        may_join=JoinRule(ProcessTable(), conf.vmid, refused=Refusal(paths.storage_refusal).why),
         on_change=changes.bump,
         reset_watch=ResetWatch(clock, paths.run_dir / "sanlock-held.json", BOOT_ID.read_text(encoding="ascii").strip()),
         read_owner=reader.owner,

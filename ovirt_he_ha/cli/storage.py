@@ -12,8 +12,8 @@ from ovirt_he_ha.cli.waiting import notice
 from ovirt_he_ha.client.link import BrokerSnapshot, BrokerUnavailable
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE, Invalid, Record
+from ovirt_he_ha.storage import connection
 from ovirt_he_ha.storage.command import CommandError
-from ovirt_he_ha.storage.connection import provider_for
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 
 CONNECT_SECONDS = 60.0  # wall
@@ -118,10 +118,8 @@ def _objections(hosts: Hosts) -> List[str]:
 def connect(request: Request) -> int:
     paths = HostPaths.from_env()
     conf = deployed_conf(paths)
-    with _told("connecting"):
-        provider = provider_for(conf, paths, request.has("--accept-copy"))
-        with notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
-            connected = provider.connect(CONNECT_SECONDS)
+    with _told("connecting"), notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
+        provider, connected = connection.connect(conf, paths, CONNECT_SECONDS, request.has("--accept-copy"))
     for note in connected.notes:
         warn(note)
     what = "is connected" if connected.changed else "is there"
@@ -137,7 +135,7 @@ def disconnect(_request: Request) -> int:
         say(f"The storage domain is a directory ({conf.storage}): there is no connection to end")
         return 0
     with _told("disconnecting"):
-        provider = provider_for(conf, paths)
+        provider = connection.provider_for(conf, paths)
         with notice(f"Disconnecting the storage ({conf.domain_type}: {conf.storage})"):
             changed = provider.disconnect(CONNECT_SECONDS)
     if provider.name == "vdsm":

@@ -1,7 +1,7 @@
 """Who connects the storage domain of this host. For root alone, on the command line or in the one-shot unit: no daemon
 imports this."""
 
-from typing import Optional
+from typing import Optional, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
@@ -10,11 +10,13 @@ from ovirt_he_ha.storage.block_provider import BlockProvider
 from ovirt_he_ha.storage.block_transport import FcTransport, IscsiTransport, Transport, VdsmTransport
 from ovirt_he_ha.storage.command import Commands
 from ovirt_he_ha.storage.domain_place import BLOCK_KINDS
+from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.file_provider import DirectoryProvider, MountProvider, Verifier, daemons_user
 from ovirt_he_ha.storage.iscsi import Iscsi
 from ovirt_he_ha.storage.iscsi_records import NodeRecords
 from ovirt_he_ha.storage.mount_kinds import MOUNTED_KINDS
-from ovirt_he_ha.storage.provider import Provider
+from ovirt_he_ha.storage.provider import Connected, Provider
+from ovirt_he_ha.storage.refusal import CODES, Refusal
 from ovirt_he_ha.storage.vdsm_provider import VdsmProvider, vdsm_runs
 
 
@@ -36,6 +38,28 @@ def provider_for(
         transport = VdsmTransport() if by_vdsm else _transport(conf, paths, commands)
         return BlockProvider(conf, paths, commands, transport, daemons_user(), accept_copy, by_vdsm)
     raise ConfigError(paths.hosted_engine_conf, "domainType", "a type that can be connected", repr(conf.domain_type))
+
+
+def connect(
+    conf: HostedEngineConf,
+    paths: HostPaths,
+    seconds: float,
+    accept_copy: bool = False,
+    commands: Optional[Commands] = None,
+) -> Tuple[Provider, Connected]:
+    """Connect, and tell the broker of a copy that must not be joined, or that there is none any more. Raises what a
+    provider raises, and ConfigError."""
+    refusal = Refusal(paths.storage_refusal)
+    provider = provider_for(conf, paths, accept_copy, commands)
+    try:
+        connected = provider.connect(seconds)
+    except DomainProblem as problem:
+        if problem.code in CODES and daemons_user() is not None:
+            refusal.note(str(problem))
+        raise
+    if daemons_user() is not None:
+        refusal.clear()
+    return provider, connected
 
 
 def _transport(conf: HostedEngineConf, paths: HostPaths, commands: Commands) -> Transport:

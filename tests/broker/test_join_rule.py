@@ -51,3 +51,9 @@ def test_s11_a_qemu_that_does_not_tell_which_vm_it_runs_may_be_ours():
     assert not may_join((), (), mute=(9,))
     assert not may_join((7,), (7,), mute=(9,))
     assert may_join((), (9,), mute=(9,))
+
+
+@pytest.mark.parametrize("why", ["", "another copy"])
+def test_a_refused_copy_of_the_domain_is_not_joined(why):
+    rule = JoinRule(Table(), "vm", lambda: DaemonStatus(True, {}, (), ()), refused=lambda: why)
+    assert rule() is (not why)

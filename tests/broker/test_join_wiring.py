@@ -65,6 +65,10 @@ def test_s11_the_broker_joins_by_the_rule(tmp_path, monkeypatch):
     with pytest.raises(Composed):
         service.compose(paths)
     assert isinstance(given["may_join"], JoinRule)
+    # A copy that the connection of the storage refused is not joined, whatever else holds.
+    paths.storage_refusal.parent.mkdir(parents=True)
+    paths.storage_refusal.write_text("another copy\n")
+    assert not given["may_join"]()
     # What a dead sanlock left behind outlives this process, in a place that a reboot clears.
     watch = given["reset_watch"]
     watch.held_by("7:1", True, 140.0)

@@ -13,6 +13,7 @@ from ovirt_he_ha.cli import storage
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
 from tests.storage.mounted_world import MountedWorld
@@ -220,7 +221,10 @@ def test_another_copy_is_refused_until_accepted(mounted: MountedWorld) -> None:
     os.chown(ids, 36, 36)
     ran = run("--connect-storage")
     assert ran.status == 1 and "--accept-copy" in ran.err
+    refused = Refusal(mounted.paths.storage_refusal).why
+    assert "--accept-copy" in refused()  # it stays mounted: the broker must be told
     assert run("--connect-storage", "--accept-copy").status == 0
+    assert refused() == ""
     assert run("--connect-storage").status == 0
 
 

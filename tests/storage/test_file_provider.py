@@ -12,6 +12,7 @@ from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.storage import file_provider, io_process
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.file_provider import MountProvider, Verifier
+from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import OWNER
 from tests.storage.mounted_world import NFS, MountedWorld
 from tests.storage.sanlock_records import lockspace, put, sector
@@ -482,3 +483,17 @@ def test_without_root_nothing_is_called(world):
     assert refusal(lambda: provider.connect(20)).code == "not-root"
     assert world.made() is None
     world.script.done()
+
+
+def test_a_refusal_that_cannot_be_read_is_one(tmp_path):
+    refusal = Refusal(tmp_path / "deep" / "refused")
+    assert refusal.why() == ""
+    refusal.note("why not")
+    assert refusal.why() == "why not"
+    (tmp_path / "deep" / "refused").write_bytes(b"\xff")
+    assert refusal.why()
+    (tmp_path / "deep" / "refused").write_bytes(b"")
+    assert refusal.why()
+    refusal.clear()
+    refusal.clear()
+    assert refusal.why() == ""

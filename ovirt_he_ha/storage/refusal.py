@@ -1,0 +1,37 @@
+"""A copy of the storage domain that this host must not join, though it can be reached: somebody else has mounted it, or
+keeps it mounted. Written by whoever connects the storage, read by the broker before it joins; gone with the next start
+of the host, and with the next connection that finds the right copy."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from ovirt_he_ha.config.text import ConfigError, atomic_write, read_text
+
+# What says "this is not the copy, or not the domain, that this host belongs to". Anything else (no server, no access)
+# keeps the broker out by itself, and may be over before anybody connects again.
+CODES = frozenset({"another-copy", "older-copy", "lockspace", "lease"})
+
+
+class Refusal:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, why: str) -> None:
+        """Raises OSError."""
+        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        atomic_write(self._path, (why + "\n").encode(), 0o644)
+
+    def clear(self) -> None:
+        """Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def why(self) -> str:
+        """Empty when there is none. One that is there and cannot be read is one."""
+        if not os.path.lexists(self._path):
+            return ""
+        try:
+            return read_text(self._path).strip() or "refused without a word"
+        except ConfigError as error:
+            return str(error)
