@@ -178,13 +178,13 @@ def test_whatever_the_wall_clock_says_the_slot_is_written_and_read(wall: float) 
 def test_the_wall_clock_is_read_for_people_only() -> None:
     """By the clock, for the readable lines of a slot; by the server, for the date in an answer's head; by the
     history, for what its reader calls an hour ago; by the console, for the moment until which QEMU takes a password; by
-    the description of a living cluster, for when it was taken."""
+    the description of a living cluster, for when it was taken; by what is known of a storage domain, since when."""
     package = Path(slot.__file__).parents[1]
     product = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ("lab", "sim")]
     readers = {
         path.name for path in product if re.search(r"\btime\.time\(|\bdatetime\.(now|utcnow|today)\(", path.read_text())
     }
-    assert readers <= {"clock.py", "rpc.py", "history.py", "console.py", "live_cluster.py"}
+    assert readers <= {"clock.py", "rpc.py", "history.py", "console.py", "live_cluster.py", "identity.py"}
 
 
 def test_the_sleep_of_the_host_is_not_measured_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:

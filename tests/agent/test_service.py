@@ -64,7 +64,7 @@ def write_conf(root: Path, changes: Dict[str, Optional[str]]) -> HostPaths:
         ({"host_id": None}, "host_id"),
         ({"host_id": "2001"}, "host_id"),
         ({"vmid": "the engine"}, "vmid"),
-        ({"domainType": "nfs"}, "storage"),
+        pytest.param({"domainType": "nfs"}, "storage", marks=pytest.mark.system_python),
         ({"configured": "False"}, "configured"),
         ({"spUUID": str(uuid.UUID(int=5))}, "spUUID"),
     ],

@@ -115,6 +115,7 @@ def test_a_configuration_that_does_not_fit(tmp_path, changes, named):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.system_python
 def test_a_block_domain_that_root_has_not_connected(tmp_path):
     paths = write_conf(tmp_path, domainType="iscsi")
     done = run(tmp_path)

@@ -312,6 +312,7 @@ def test_storage_that_is_lost_meanwhile_is_named_and_waited_for(cluster: Cluster
     assert run("--cluster-stop").status == 0
 
 
+@pytest.mark.system_python
 def test_without_a_broker_nothing_is_begun(host: World) -> None:
     define(host)
     ran = run("--cluster-stop", "--json")

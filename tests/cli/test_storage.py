@@ -190,6 +190,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[MountedWorld]:
     made.close()
 
 
+@pytest.mark.system_python
 def test_an_export_is_mounted_found_and_unmounted(mounted: MountedWorld) -> None:
     mounted.make_domain()
     mounted.expect_mount()
@@ -210,6 +211,7 @@ def test_a_refused_mount_is_one_line_with_what_mount_said(mounted: MountedWorld)
     mounted.script.done()
 
 
+@pytest.mark.system_python
 def test_another_copy_is_refused_until_accepted(mounted: MountedWorld) -> None:
     domain = mounted.make_domain()
     mounted.mounted()
@@ -228,6 +230,7 @@ def test_another_copy_is_refused_until_accepted(mounted: MountedWorld) -> None:
     assert run("--connect-storage").status == 0
 
 
+@pytest.mark.system_python
 def test_where_vdsm_runs_it_is_found_and_left_alone(mounted: MountedWorld) -> None:
     process = mounted.paths.root / "proc" / "4711"
     process.mkdir()

@@ -18,7 +18,10 @@ from ovirt_he_ha.storage.volumes import MIB
 from tests.storage.block_world import TARGET, BlockWorld
 from tests.storage.sanlock_records import lockspace, put
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: block domains are connected by nobody else")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: block domains are connected by nobody else"),
+    pytest.mark.system_python,  # sanlock's binding reads the lockspace
+]
 HERE = (TARGET, "192.0.2.1:3260,1", "default")
 
 

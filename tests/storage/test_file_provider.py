@@ -17,6 +17,7 @@ from ovirt_he_ha.storage.volumes import OWNER
 from tests.storage.mounted_world import NFS, MountedWorld
 from tests.storage.sanlock_records import lockspace, put, sector
 
+pytestmark = pytest.mark.system_python  # sanlock's binding reads the lockspace
 ROOT = os.geteuid() == 0
 
 
