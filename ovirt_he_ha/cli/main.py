@@ -6,7 +6,7 @@ import os
 import sys
 from typing import List, Optional
 
-from ovirt_he_ha.cli.request import Unknown, parse
+from ovirt_he_ha.cli.request import Unknown, parse, plain
 from ovirt_he_ha.cli.verbs import GONE, VERBS, help_of, usage
 
 EXIT_FAILED = 1
@@ -78,7 +78,7 @@ def _help(rest: List[str]) -> int:
             sys.stderr.write(f"{name}: {GONE[name]}\n")
             return EXIT_FAILED
     if rest:
-        sys.stderr.write(_plain(f"{rest[0][:80]}: no such command\n"))
+        sys.stderr.write(plain(f"{rest[0][:80]}: no such command\n"))
     sys.stdout.write(usage())
     return EXIT_FAILED if rest else 0
 
@@ -92,7 +92,7 @@ def _failed(error: Exception, as_json: bool) -> int:
         sys.stdout.write(_error_json(refusal.code, str(refusal)))
         return refusal.status
     stream = sys.stdout if refusal.to_stdout else sys.stderr
-    stream.write(_plain(f"{refusal}\n"))
+    stream.write(plain(f"{refusal}\n"))
     if isinstance(refusal, Unknown):  # not in JSON mode: one object, and nothing else
         sys.stdout.write(usage())
     return refusal.status
@@ -100,11 +100,6 @@ def _failed(error: Exception, as_json: bool) -> int:
 
 def _error_json(code: str, message: str) -> str:
     return json.dumps({"error": {"code": code, "message": message}}) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A refusal repeats what was given, and what a file or a peer said: none of it may steer a terminal."""
-    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,12 @@ def warn(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def plain(text: str) -> str:
+    """Lines for people that repeat what was typed, or what a file or a slot says, which anybody may have written: none
+    of it may steer a terminal."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
+
+
 def parse(argv: List[str]) -> Request:
     """One verb, its options and its words, in any order; after ``--`` everything is a word. Raises Unknown if there is
     no verb, Refusal for anything that does not fit."""

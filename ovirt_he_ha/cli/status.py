@@ -13,7 +13,7 @@ from ovirt_he_ha.cli.deployment import (
 )
 from ovirt_he_ha.cli.hosts import structs
 from ovirt_he_ha.cli.problems import Problem
-from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.request import Refusal, Request, plain, say, warn
 from ovirt_he_ha.cli.sources import BROKER, CLOCK, NOBODY, Origin, View, gather
 from ovirt_he_ha.config.files import load_agent_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -151,7 +151,7 @@ def _print(view: View, own_id: int) -> None:
         lines += [f"\t{line}" for problem in view.problems for line in problem.text.splitlines()]
     if view.slots.source != BROKER:
         lines += ["", "", *_found(view)]
-    say("\n".join(lines))
+    say(plain("\n".join(lines)))
 
 
 def _found(view: View) -> List[str]:

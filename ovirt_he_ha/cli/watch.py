@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from ovirt_he_ha.cli.deployment import link_to_broker
-from ovirt_he_ha.cli.request import Refusal
+from ovirt_he_ha.cli.request import Refusal, plain
 from ovirt_he_ha.cli.sources import View, gather, is_broker_back
 from ovirt_he_ha.cli.table import table
 from ovirt_he_ha.client.link import BrokerError, BrokerLink
@@ -97,7 +97,7 @@ def watch(paths: HostPaths, conf: HostedEngineConf) -> int:
     out = sys.stdout
     try:
         for frame in frames(paths, conf):
-            text = table(frame.view, conf.host_id) if frame.view else str(frame.refusal)
+            text = table(frame.view, conf.host_id) if frame.view else plain(str(frame.refusal))
             if out.isatty():
                 lines = [f"{line}{_LINE}\n" for line in [_heading(), *text.splitlines()]]
                 out.write((_HOME if last is None else "\x1b[H") + "".join(lines) + _REST)

@@ -201,7 +201,7 @@ class _Call:
         try:
             flag = parse_boolean(value)
         except ValueError:
-            raise SharedConfigError("value", f"{key}: expected True or False, found {value!r}") from None
+            raise SharedConfigError("value", f"{key}: expected True or False, found {value[:40]!r}") from None
         save_ha_conf(self._paths.ha_conf, **{"manual" if key.endswith("manual") else key: flag})
 
     def _set_shared(self, key: str, value: str) -> None:

@@ -114,6 +114,15 @@ def test_no_host_at_all(world: World) -> None:
     assert ran.status == 1 and ran.out == "" and ran.err
 
 
+def test_what_a_slot_says_does_not_steer_the_terminal(world: World) -> None:
+    """Anybody with the volume can write one; what our own agents write is printable."""
+    world.publish(record(1), record(2))
+    world.slots[2] = world.slots[2].replace(b"state=EngineDown", b"state=\x1b[2J\x07\x7f")
+    ran = run("--vm-status")
+    assert ran.status == 0 and "\tstate=?[2J??" in ran.out
+    assert run("--vm-status", "--json").json["2"]["extra"].count("\x1b") == 1
+
+
 def test_empty_slots_are_nobody(world: World) -> None:
     world.publish(record(1))
     world.slots[7] = bytes(4096)
