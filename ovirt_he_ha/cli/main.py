@@ -16,6 +16,7 @@ EXIT_INTERRUPTED = 130
 def main(argv: Optional[List[str]] = None) -> int:
     """Exit status: 0 done, 1 refused or failed, and what ``--help`` of a verb says beyond that."""
     words = sys.argv[1:] if argv is None else argv
+    _open_what_is_closed()
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -34,6 +35,21 @@ def main(argv: Optional[List[str]] = None) -> int:
         else:
             sys.stderr.write("\ninterrupted\n")
         return EXIT_INTERRUPTED
+
+
+def _open_what_is_closed() -> None:
+    """Whoever started us may have closed one of the three: the next file that is opened, a volume perhaps, would take
+    its place."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while True:
+        handle = os.open(os.devnull, os.O_RDWR)
+        if handle > 2:
+            os.close(handle)
+            break
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
 def _drop_output() -> None:

@@ -61,7 +61,13 @@ class Request:
 
 
 def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """Raises Refusal where standard output is full, BrokenPipeError where nobody reads it any more."""
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Refusal("output", f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def warn(text: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ovirt_he_ha.cli.request import Refusal, Unknown, parse
 from ovirt_he_ha.cli.verbs import FLAG, GONE, VERBS, Verb
-from tests.cli.world import World, run
+from tests.cli.world import World, record, run
 
 
 def test_options_in_any_position_and_both_spellings() -> None:
@@ -94,6 +94,27 @@ def test_ctrl_c_in_any_verb(world: World, monkeypatch: pytest.MonkeyPatch, words
     ran = run("--vm-status", *words)
     assert ran.status == 130
     assert ran.json["error"]["code"] == "interrupted" if words else (ran.out == "" and "interrupted" in ran.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("--version >&-", 0),
+        ("--vm-status --json >&-", 0),
+        ("--vm-status <&- >&- 2>&-", 0),
+        ("--vm-start 2>&-", 1),
+        ("--console <&-", 1),
+        ("--add-console-password <&-", 1),
+        ("--version >/dev/full", 1),
+        ("--vm-status --json >/dev/full", 1),
+    ],
+)
+def test_closed_and_full_streams_end_in_a_line(world: World, command: str, status: int) -> None:
+    world.publish(record(1), record(2))
+    words = f"{sys.executable} -m ovirt_he_ha.cli.main {command}"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True)
+    assert done.returncode == status, done
+    assert "Traceback" not in done.stderr and "internal" not in done.stderr and done.stderr.count("\n") <= 1
 
 
 @pytest.mark.parametrize("words", [(), ("k",), ("k", "v", "w")])
