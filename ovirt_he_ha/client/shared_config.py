@@ -26,7 +26,7 @@ from ovirt_he_ha.config.files import (
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
 from ovirt_he_ha.config.text import ConfigError, read_text
-from ovirt_he_ha.storage.archive import read_archive, restore_previous, write_archive
+from ovirt_he_ha.storage.archive import ArchiveError, read_archive, restore_previous, write_archive
 from ovirt_he_ha.storage.domain_place import domain_of
 
 HE_LOCAL, HE_SHARED, HA, BROKER, VM = "he_local", "he_shared", "ha", "broker", "vm"
@@ -103,6 +103,7 @@ class _Call:
         self._volume: Optional[BoundedVolume] = None
         self._lock: Optional[ArchiveLock] = None
         self._members: Optional[Dict[str, bytes]] = None
+        self._writing = False  # from here on something may have been written
         self._values: Dict[str, Callable[[], Dict[str, str]]] = {
             HE_LOCAL: lambda: read_values(paths.hosted_engine_conf),
             HA: self._ha_values,
@@ -130,11 +131,20 @@ class _Call:
         if kind is None or kind in ON_STORAGE:
             self._lock = ArchiveLock(self._conf(), self._opened(), self._seconds / 2)
         found = self._type_of(key, kind)
-        if found in ON_STORAGE:
-            self._enter()
-        {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}[found](
-            _named(found, key), value
-        )
+        setters = {HE_LOCAL: self._set_local, HA: self._set_ha, HE_SHARED: self._set_shared, BROKER: self._set_broker}
+        if found not in ON_STORAGE:
+            setters[found](_named(found, key), value)
+            return
+        assert self._lock is not None
+        self._lock.enter()
+        try:
+            # With what was read while the lock was waited for: the write compares it once more with the volume.
+            setters[found](_named(found, key), value)
+        except ArchiveError as error:
+            if error.code != "changed" or self._writing:
+                raise
+            self._members = None
+            setters[found](_named(found, key), value)
 
     def restore(self, force: bool) -> Tuple[str, ...]:
         self._lock = ArchiveLock(self._conf(), self._opened(), self._seconds / 2)
@@ -227,7 +237,12 @@ class _Call:
         assert lock is not None
         settle = SETTLE if lock.fresh or not only_ours(self._paths) else 0.0
         changed = {**members, name: text.encode()}
-        write_archive(self._opened(), changed, previous=members, settle=settle, still=lock.check)
+
+        def still() -> None:
+            lock.check()
+            self._writing = True
+
+        write_archive(self._opened(), changed, previous=members, settle=settle, still=still)
 
     def _archive(self) -> Dict[str, bytes]:
         if self._members is None:
