@@ -30,6 +30,7 @@ TICK_FLOOR = 0.05  # wall
 KILL_SECONDS = 5.0  # product; then it counts as stuck, and is tried again
 YOUNG_FLOOR = 5.0  # wall seconds: the start of qemu does not become faster with the lab's clock
 NEWBORN_FLOOR = 0.5
+STANDING_FLOOR = 10.0  # a busy machine is no host that died
 # A sleep of the host shows as one jump between two ticks; less than this is the reading of two clocks.
 SHORTEST_SLEEP = 0.2
 # sanlock counts whole seconds: its "0 s ago" is up to one old.
@@ -46,7 +47,8 @@ class GuardSeams:
     """``find``: the VM's processes here; may raise OSError. ``age``: wall seconds of one. ``sanlock``: bounded, raises
     NoStatus. ``owner``: may hang, raises LeaseUnreadable. ``asleep``: wall seconds this host slept since it booted
     (CLOCK_BOOTTIME minus CLOCK_MONOTONIC). ``order``: the kill path; returns at once. ``alive``: called after each
-    completed round."""
+    completed round. ``ran``: whether a virtual CPU of one has ever run, None where that cannot be told; asked while it
+    holds the lease, until it has."""
 
     find: Callable[[], Sequence[EngineProcess]]
     age: Callable[[EngineProcess], float]
@@ -56,6 +58,7 @@ class GuardSeams:
     order: Order
     on_change: Callable[[], None] = lambda: None
     alive: Callable[[], None] = lambda: None
+    ran: Callable[[EngineProcess], Optional[bool]] = lambda process: None
 
 
 def host_sleep() -> float:
@@ -72,6 +75,7 @@ class _Watched:
     longest_sleep: float = 0.0
     held: bool = False
     registration: Optional[Registration] = None
+    ran: bool = False
 
 
 @dataclass
@@ -270,7 +274,16 @@ class Guard:
             owner=seen.owner,
             suspended_until=max(self._suspended.values(), default=0.0),
             young=max(self._timers.guard_young, YOUNG_FLOOR * scale),
+            stands_since=self._stands_since(watched, registration),
         )
+
+    def _stands_since(self, watched: _Watched, registration: Optional[Registration]) -> Optional[float]:
+        if watched.ran or registration is None or not registration.holds:
+            return None
+        ran = self._seams.ran(watched.process)
+        watched.ran = ran is True
+        room = max(0.0, STANDING_FLOOR * self._clock.scale - self._timers.guard_standing)
+        return registration.since + room if ran is False else None
 
     def _order(self, verdict: Verdict, pid: int) -> None:
         if verdict.kind is not Kind.KILL or verdict.reason is None:

@@ -261,6 +261,7 @@ class Agent:
             order=self._fencer.order,
             on_change=self._wake.set,
             alive=self._heartbeat.beat,
+            ran=ProcessTable().cpus_ran,
         )
         return Guard(lease, seams, self._clock, self._timers)
 

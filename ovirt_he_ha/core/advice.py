@@ -135,6 +135,7 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
         "guard-unknown-process": Word(FAULT, do="Start the VM with hosted-engine --vm-start only"),
         "guard-no-lease": Word(FAULT, do="Start the VM with hosted-engine --vm-start only"),
         "guard-other-owner": Word(FAULT, do=_SANLOCK),
+        "guard-never-ran": Word(FAULT, do=_LIBVIRT),
         "guard-slept": Word(FAULT, do="Do not suspend a host that runs the VM"),
         "guard-blind": Word(FAULT, do=_SANLOCK),
         "paused-tolerated": Word(EVENT, "it runs again", timers=("fence",)),

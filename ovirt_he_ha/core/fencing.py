@@ -68,7 +68,8 @@ class GuardFacts:
     the answer says nothing of renewals. ``slept``: seconds of host sleep since ``confirmed_at``, which the monotonic
     clock does not count; ``longest_sleep``: the longest one in the life of this copy. ``registration`` and ``owner``
     are None while unknown: a read error is no mismatch. ``suspended_until``: our own hand-over or start is under way.
-    ``young``: seconds below which a copy may still be without lease.
+    ``young``: seconds below which a copy may still be without lease. ``stands_since``: it holds the lease since then,
+    and no virtual CPU of it has ever run; None: one has, or that is not known.
     """
 
     now: float
@@ -83,6 +84,7 @@ class GuardFacts:
     owner: Optional[OwnerLook] = None
     suspended_until: float = 0.0
     young: float = 10.0
+    stands_since: Optional[float] = None
 
 
 class Kind(IntEnum):
@@ -129,7 +131,15 @@ def judge(facts: GuardFacts, timers: Timers) -> Verdict:
 
 
 def _threats(f: GuardFacts, t: Timers) -> List[_Threat]:
-    found = [_sleep(f), _gone(f, t), _unconfirmed(f), _unknown_process(f, t), _without_lease(f, t), _other_owner(f)]
+    found = [
+        _sleep(f),
+        _gone(f, t),
+        _unconfirmed(f),
+        _unknown_process(f, t),
+        _without_lease(f, t),
+        _other_owner(f),
+        _never_ran(f, t),
+    ]
     return [threat for threat in found if threat is not None]
 
 
@@ -215,6 +225,15 @@ def _other_owner(f: GuardFacts) -> Optional[_Threat]:
         ours=ours.generation,
     )
     return _Threat(f.now, why, f.now)
+
+
+def _never_ran(f: GuardFacts, t: Timers) -> Optional[_Threat]:
+    """libvirt lets the CPUs run as soon as sanlock has given it the lease. Where it died in between, sanlock gives the
+    lease to a process that stands still, and that keeps it from everybody. Nothing is lost with what never ran."""
+    if f.stands_since is None or f.copy.incoming or f.now < f.suspended_until:
+        return None
+    why = reasons.reason("guard-never-ran", pid=f.copy.pid, seconds=f"{f.now - f.stands_since:.0f}")
+    return _Threat(f.stands_since + t.guard_standing, why, f.stands_since + t.owner_audit)
 
 
 def _covering(f: GuardFacts) -> Optional[OwnerLook]:

@@ -84,6 +84,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "guard-unknown-process": "The VM's process (pid {pid}) is not registered with this host's sanlock",
         "guard-no-lease": "The VM's process (pid {pid}) does not hold the VM's lease; its owner: {owner}",
         "guard-other-owner": "The VM's lease belongs to host {owner} ({generation}), not to this one: {host} ({ours})",
+        "guard-never-ran": "The VM's process (pid {pid}) holds the lease for {seconds} s and no CPU of it has run: "
+        "nobody will let it run",
         "guard-slept": "This host slept for {seconds} s while the VM was here",
         "guard-blind": "sanlock's answer is not understood: whether the VM here is guarded is not known",
         "paused-tolerated": "The VM is paused ({why})",

@@ -74,6 +74,10 @@ class Timers:
     # From the process's birth until its CPUs start, with the lease: a second or two, more on a busy host. Our own start
     # is waited for by itself; this is for everybody else's. Longer: one started without a lease lives that long.
     guard_young: float = _row(10.0, 2.0, 30.0)
+    # From the lease to the first work of a virtual CPU: milliseconds. A copy that holds the lease for so long without
+    # is one that nobody lets run: its libvirtd died or hangs in between, and until it is back no other host can start
+    # the VM. Longer than what a host that swaps needs.
+    guard_standing: float = _row(20.0, 5.0, 60.0)
     # A copy that waits for its memory has no lease: 888 s for 24 GiB at the slowest migration we accept.
     incoming_limit: float = _row(900.0, 120.0, 3600.0)
     # A paused VM holds no lease, so another host may start it from the first second: 5 s until its process is gone.

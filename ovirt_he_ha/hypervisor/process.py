@@ -22,6 +22,7 @@ UUID_OPTION = b"-uuid"
 INCOMING_OPTION = b"-incoming"
 MUTE_SECONDS = 1.0  # wall: looking at one process takes 20 us
 MOST_MUTE = 3  # processes that one look may find mute; what comes after them is looked at the next time
+RAN = 0.05  # seconds of CPU time that the thread of a virtual CPU uses by running the guest only
 RESCAN = 0.05  # wall seconds between two scans while the last process of a VM is expected to go
 
 
@@ -180,6 +181,22 @@ class ProcessTable:
         """Wall seconds since the process was started, time in suspend included."""
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_ticks / self._tick)
 
+    def cpus_ran(self, process: EngineProcess) -> Optional[bool]:
+        """Whether a virtual CPU of it has ever run. A thread that waits to run its CPU has used a millisecond to come
+        up; one that runs it uses 40 in the first fifth of a second. None: the threads cannot be read, or have other
+        names than libvirt lets qemu give them (``CPU 0/KVM``)."""
+        tasks = self._proc / str(process.pid) / "task"
+        try:
+            threads = os.listdir(tasks)
+        except OSError:
+            return None
+        names = {thread: _read(tasks / thread / "comm") for thread in threads}
+        stats = [self._stat_fields(tasks / thread / "stat") for thread, name in names.items() if _is_cpu(name)]
+        if not stats or None in stats or not self.exists(process):
+            return None
+        most = max((int(fields[11]) + int(fields[12])) / self._tick for fields in stats if fields is not None)
+        return most >= RAN
+
     def open(self, process: EngineProcess) -> int:
         """A pidfd that is proven to be this very process. Raises ProcessLookupError when it is gone."""
         fd = os.pidfd_open(process.pid)
@@ -250,6 +267,10 @@ class ProcessTable:
 
 def _is_vm(arguments: List[bytes], vmid: bytes) -> bool:
     return any(option == UUID_OPTION and value.lower() == vmid for option, value in zip(arguments, arguments[1:]))
+
+
+def _is_cpu(name: bytes) -> bool:
+    return name.startswith((b"CPU ", b"ALL CPUs"))
 
 
 def _read(path: Path) -> bytes:

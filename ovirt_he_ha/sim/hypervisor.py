@@ -80,6 +80,7 @@ class Copy:
         self.stop_requested = False
         self.ended_by = ""
         self.dying = False
+        self.ran = False
         self.lease = (0, 0)
         self._process: Optional[EngineProcess] = None
 
@@ -103,6 +104,7 @@ class Copy:
         if before == cpus:
             return
         if cpus == Cpus.RUNNING:
+            self.ran = True
             self.guest.runs(True)
         elif before == Cpus.RUNNING:
             self.guest.runs(False)

@@ -379,6 +379,7 @@ class EventGuard(Guard):
             asleep=lambda: body.clock.slept,
             order=order,
             on_change=on_change,
+            ran=lambda process: any(copy.ran for copy in body.libvirt.processes() if copy.pid == process.pid),
         )
         super().__init__(body.lease, seams, body.clock, body.timers)
         self.beat = Beat(timeline, scope, self._turn)

@@ -30,6 +30,8 @@ class Bench:
         self.status: Union[DaemonStatus, NoStatus] = WELL
         self.owner: Optional[LeaseOwner] = LeaseOwner(1, 4)
         self.asleep = 0.0
+        self.ran: Optional[bool] = True
+        self.asked = 0
         self.orders: List[Optional[Fence]] = []
         self.second = 0
         self.seams = GuardSeams(
@@ -39,6 +41,7 @@ class Bench:
             owner=self.read,
             asleep=lambda: self.asleep,
             order=lambda fence, who: self.orders.append(fence),
+            ran=self.has_run,
         )
         self.guard = Guard(LEASE, self.seams, self.clock, Timers())  # type: ignore[arg-type]
 
@@ -51,6 +54,10 @@ class Bench:
         if self.owner is None:
             raise LeaseUnreadable(LEASE, 5, "input/output error")
         return self.owner
+
+    def has_run(self, process: EngineProcess) -> Optional[bool]:
+        self.asked += 1
+        return self.ran
 
     def run(self, seconds: float) -> str:
         """Second by second, the questions every two and four. Returns the state, with why when there is one."""
@@ -91,6 +98,55 @@ def test_no_copy_nothing_is_asked() -> None:
     bench.status = NoStatus("overdue", "/s", "never asked")
     assert bench.run(100) == ""
     assert not bench.killed
+
+
+def test_s12_a_copy_with_the_lease_that_never_ran_is_ended() -> None:
+    bench = Bench()
+    bench.ran = False
+    bench.status = replace(WELL, held=())
+    bench.age = 1.0
+    assert bench.run(8) == "starting"  # it waits for the lease
+    bench.status = WELL
+    assert bench.run(14) == "threatened guard-never-ran"
+    assert bench.seconds_to_kill(10) is not None
+
+
+def test_s12_what_has_run_once_is_not_asked_again() -> None:
+    bench = Bench()
+    assert bench.run(10) == "guarded"
+    assert bench.asked == 1
+    bench.ran = False
+    assert bench.run(60) == "guarded"
+    assert not bench.killed
+
+
+def test_s5_s12_where_it_cannot_be_told_nothing_is_ended() -> None:
+    bench = Bench()
+    bench.ran = None
+    assert bench.run(100) == "guarded"
+    assert not bench.killed
+    bench.ran = False
+    bench.copies = [EngineProcess(42, 1000, incoming=True)]
+    assert bench.run(100) == "guarded"
+    assert not bench.killed
+
+
+def test_s12_our_own_start_is_waited_for_to_its_end() -> None:
+    bench = Bench()
+    bench.ran = False
+    bench.guard.suspend(60.0, "action")
+    assert bench.run(50) == "suspended"
+    bench.guard.suspend(0.0, "action")
+    assert bench.seconds_to_kill(5) is not None
+
+
+def test_s12_in_the_lab_ten_wall_seconds_are_waited_for() -> None:
+    bench = Bench()
+    bench.clock.scale = 10.0
+    bench.ran = False
+    assert bench.run(90).startswith("threatened") or not bench.killed
+    assert not bench.killed
+    assert bench.seconds_to_kill(30) is not None
 
 
 def test_s11_sanlock_gone(bench: Bench) -> None:

@@ -175,18 +175,14 @@ def a_libvirtd_that_is_killed_while_a_start_waits(pair):
     meanwhile = (pair.owner(), b.processes())
     pair.until(lambda: pair.owner() == 2, 15)
     pair.go(1)
-    orphan = b.processes()
+    orphan = (b.processes(), b.cpus_ran())
     b.start_libvirtd()
     pair.until(lambda: b.processes() == 0, 10)
     pair.until(lambda: b.facts() is not None, 10)
-    return {
-        "outcome": outcome,
-        "meanwhile": meanwhile,
-        "orphan": orphan,
-        "owner": pair.owner(),
-        "domain": b.state(),
-        "then": answered(pair, b.start(20.0)),
-    }
+    seen = {"outcome": outcome, "meanwhile": meanwhile, "orphan": orphan, "owner": pair.owner(), "domain": b.state()}
+    then = answered(pair, b.start(20.0))
+    pair.until(lambda: b.cpus_ran() == [True], 10)
+    return {**seen, "then": then}
 
 
 @case

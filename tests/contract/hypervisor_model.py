@@ -151,6 +151,9 @@ class Host:
     def processes(self):
         return len(self.libvirt.processes())
 
+    def cpus_ran(self):
+        return [copy.ran for copy in self.libvirt.processes()]
+
     def image_is_open(self):
         return self.processes() > 0
 

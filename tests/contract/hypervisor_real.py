@@ -131,6 +131,10 @@ class Host:
     def processes(self):
         return len(self.host.qemu_pids())
 
+    def cpus_ran(self):
+        table = ProcessTable(namespace=self.host.namespace)
+        return [table.cpus_ran(process) for process in table.find(VMID)]
+
     def image_is_open(self):
         pid = self.host.qemu_pids()[0]
         links = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]

@@ -136,6 +136,15 @@ class TestS12:
         # the guard itself is not
         assert killed(confirmed_at=NOW - 60, suspended_until=NOW + 1) == "guard-unconfirmed"
 
+    def test_a_copy_with_the_lease_that_never_ran(self):
+        assert verdict(stands_since=NOW - 4).kind is Kind.KEEP
+        worried = verdict(stands_since=NOW - 6)
+        assert (worried.kind, worried.reason.code, worried.kill_at) == (Kind.COUNTDOWN, "guard-never-ran", NOW + 14)
+        assert killed(stands_since=NOW - 20) == "guard-never-ran"
+        # it waits for its memory, or our own start has not been given up yet
+        assert verdict(stands_since=NOW - 900, copy=Copy(42, 900.0, incoming=True, held=True)).kind is Kind.KEEP
+        assert verdict(stands_since=NOW - 50, suspended_until=NOW + 1).kind is Kind.KEEP
+
     def test_a_host_that_slept(self):
         assert verdict(longest_sleep=20.0).kind is Kind.KEEP
         assert killed(longest_sleep=20.1) == "guard-slept"

@@ -196,6 +196,40 @@ def test_a_known_process_is_followed_without_its_command_line(tmp_path):
     assert not table.runs(EngineProcess(77, 1001))
 
 
+def named(root, pid, threads):
+    """Threads of a process: (name, hundredths of a second of CPU time in user and in system mode)."""
+    fake_process(root, pid, command=qemu_line())
+    for number, (name, user, system) in enumerate(threads):
+        task = root / str(pid) / "task" / str(pid + number)
+        task.mkdir(parents=True)
+        (task / "comm").write_text(name + "\n")
+        fields = stat("S").rpartition(") ")[2].split()
+        fields[11], fields[12] = str(user), str(system)
+        (task / "stat").write_text(f"{pid + number} ({name}) {' '.join(fields)}")
+
+
+MAIN = ("qemu-kvm", 500, 500)
+
+
+@pytest.mark.parametrize(
+    "threads, ran",
+    [
+        ([MAIN, ("CPU 0/KVM", 0, 0)], False),
+        ([MAIN, ("CPU 0/KVM", 0, 1), ("CPU 1/KVM", 2, 0)], False),
+        ([MAIN, ("CPU 0/KVM", 4, 1), ("CPU 1/KVM", 0, 0)], True),
+        ([MAIN, ("ALL CPUs/TCG", 0, 9)], True),
+        ([MAIN], None),
+        ([], None),
+    ],
+)
+def test_s11_whether_a_cpu_of_it_has_run(tmp_path, threads, ran):
+    named(tmp_path, 77, threads)
+    table = ProcessTable(str(tmp_path))
+    assert table.cpus_ran(EngineProcess(77, 1000)) is ran
+    assert table.cpus_ran(EngineProcess(77, 1001)) is None  # another process under that number
+    assert table.cpus_ran(EngineProcess(78, 1000)) is None
+
+
 def test_unreadable_table_is_an_error_and_not_an_empty_one(tmp_path):
     with pytest.raises(OSError):
         ProcessTable(str(tmp_path / "none")).find(VMID)

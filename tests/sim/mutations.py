@@ -193,6 +193,11 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="sanlock-gone-copy-gone",
     ),
     Mutation(
+        "guard-never-ran", "a copy that holds the lease and never runs is left alone", "core/fencing.py",
+        "    if f.stands_since is None or f.copy.incoming", "    if True or f.copy.incoming",
+        by="libvirtd-gone-within-the-start",
+    ),
+    Mutation(
         "guard-slept", "a machine that slept keeps its copy", "core/fencing.py",
         "    if f.longest_sleep <= SLEPT * f.io_timeout:\n", "    if True:\n",
         by="host-sleep",
