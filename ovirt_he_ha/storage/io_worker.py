@@ -165,7 +165,7 @@ class IoWorker(BlockIO):
         return data
 
     def rest(self) -> None:
-        """End the process until the next call, which starts another one (20 ms): for who comes rarely, 10 MB are worth
+        """End the process until the next call, which starts another one (12 ms): for who comes rarely, 10 MB are worth
         it. Not while a call is under way."""
         if not self._turn.acquire(blocking=False):
             return
