@@ -161,6 +161,11 @@ ADVICE: Mapping[str, Word] = MappingProxyType(
             "Bring a second host up with a score above 0, or stop the VM by hand (hosted-engine --vm-shutdown)",
         ),
         "better-peer": Word(TIME, "it has been so for long enough", timers=("better-peer", "move-budget")),
+        "network-lost-by-most": Word(
+            EVENT,
+            "most hosts get an answer of the network test again",
+            "Look at the target of the network test (gateway, tcp_t_address in hosted-engine.conf)",
+        ),
         "moves-exhausted": Word(TIME, "an hour has passed since the first move", timers=("move-budget",)),
         "stopping": Word(EVENT, "the guest has shut down", timers=("power-off",)),
         "stop-cancelled": Word(SAYS),

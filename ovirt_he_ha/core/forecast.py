@@ -99,6 +99,7 @@ _HOLDS_UP: Mapping[str, str] = {
     "migration-failed": MOVE,
     "migration-foreign": MOVE,
     "better-peer": MOVE,
+    "network-lost-by-most": MOVE,
     "moves-exhausted": MOVE,
     "paused-tolerated": KILL,
 }

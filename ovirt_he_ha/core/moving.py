@@ -60,7 +60,14 @@ def _better_peer(sit: Situation, d: Draft, best: Peer, gap: int) -> str:
     since = sit.now if d.carried.better_peer_since is None else d.carried.better_peer_since
     d.keep(better_peer_since=since)
     d.because("better-peer", host=best.host_id, hostname=best.record.hostname if best.record else "?", gap=gap)
-    why, wait = (NETWORK, sit.timers.network_round) if network_lost(sit) else (BETTER_PEER, sit.timers.better_for)
+    lost = network_lost(sit)
+    if lost and is_loss_shared(sit):
+        lost = False
+        if gap - sit.snapshot.host.score.network_penalty < sit.timers.better_gap:
+            d.keep(better_peer_since=None)
+            d.because("network-lost-by-most")
+            return ""
+    why, wait = (NETWORK, sit.timers.network_round) if lost else (BETTER_PEER, sit.timers.better_for)
     if sit.now < since + wait:
         d.ahead("better-peer", since + wait)
         return ""
@@ -78,6 +85,14 @@ def network_lost(sit: Situation) -> bool:
     place. One more round of probes confirms it, and makes sure that the peer's slot is younger than the loss."""
     reading = sit.snapshot.monitors.network
     return is_fresh(reading, sit.timers) and reading.value == 0.0
+
+
+def is_loss_shared(sit: Situation) -> bool:
+    """Most live peers publish that their probes fail, too: then it is the target, or what all of them need, and one
+    host that still has an answer is no better place. (A host of oVirt's own does not say what cost it points.)"""
+    records = [peer.record for peer in sit.view.peers.values() if peer.alive and peer.record is not None]
+    lost = [record for record in records if record.extra_ok and record.get("score.network").endswith(" 0")]
+    return 2 * len(lost) > len(records)
 
 
 def recent(sit: Situation, moments: Tuple[float, ...]) -> Tuple[float, ...]:

@@ -100,6 +100,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "migration-foreign": "Somebody else migrates the VM",
         "no-target": "No host can take the VM",
         "better-peer": "{hostname} (host {host}) is better by {gap} points",
+        "network-lost-by-most": "Most hosts get no answer of the network test either: the VM stays here",
         "moves-exhausted": "A better host exists, but the VM was moved {count} times within an hour already",
         "stopping": "Stopping the VM: {why}",
         "stop-cancelled": "No host can take the VM any more: it stays here",

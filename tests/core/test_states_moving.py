@@ -528,6 +528,32 @@ def test_if_everybody_lost_the_network_nobody_moves():
     assert world.run(600, every=20) == 600
 
 
+LOST = (*OWN_EXTRA, ("score.network", "-1600 0"))
+
+
+def test_if_most_lost_the_same_target_nobody_moves_to_the_one_that_still_has_it():
+    world = cut(up(peers=(2, 3, 4)))
+    world.edit(2, score=1800, extra=LOST).edit(3, score=1800, extra=LOST)
+    assert world.run(600, every=20) == 600
+    assert "network-lost-by-most" in codes(world.decision)
+    world.edit(3, score=3400, extra=OWN_EXTRA)  # one of three: it is those two hosts' own network
+    assert world.run(60, every=5) == 15
+
+
+def test_points_that_the_network_does_not_explain_move_the_vm_all_the_same():
+    world = cut(up(peers=(2, 3, 4)))
+    world.edit(2, score=1800, extra=LOST).edit(3, score=1800, extra=LOST)
+    world.watch(cpu_load=Reading.of(0.9), bridge=Reading.of(False))
+    assert 60 < world.run(120, every=5) < 80  # with the patience of a better score
+    assert kind(world.decision) is MIGRATE
+
+
+def test_a_host_that_does_not_say_why_counts_as_one_that_has_the_target():
+    world = cut(up(peers=(2, 3, 4)))
+    world.edit(2, score=1800, extra=LOST).edit(3, score=1800, extra=OWN_EXTRA)
+    assert world.run(60, every=5) == 15
+
+
 def test_an_old_or_unknown_network_reading_is_not_a_lost_network():
     world = up()
     world.watch(network=Reading.of(0.0, 30.0))
