@@ -86,6 +86,10 @@ def _check_clean(hosts: Hosts, target: int, forced: bool) -> None:
 
 
 def reinitialize_lockspace(request: Request) -> int:
+    if request.has("--storage-domain"):
+        from ovirt_he_ha.cli.domain_lockspace import reinitialize
+
+        return reinitialize(request)
     paths = HostPaths.from_env()
     deployed_conf(paths)
     with link_to_broker(paths, LOOK_SECONDS) as link:

@@ -266,10 +266,13 @@ VERBS: Dict[str, Verb] = {
     "--reinitialize-lockspace": Verb(
         "storage",
         "reinitialize_lockspace",
-        {"--force": FLAG},
+        {"--force": FLAG, "--storage-domain": FLAG},
         "write the lockspace of the host ids anew",
         "Refused unless global maintenance is on and every known host has stopped cleanly; --force skips that check.\n"
-        "Takes up to 120 s on slow storage.",
+        "Takes up to 120 s on slow storage.\n"
+        "--storage-domain  instead the lockspace of the storage domain and the VM's lease, when they are damaged and "
+        "every\n"
+        "                  host is stopped: watches up to 160 s that no host renews its id. Nothing forces it.",
     ),
     "--history": Verb(
         "history",
