@@ -75,8 +75,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
     ),
     Mutation(
         "lease-of-the-failing", "an owner whose renewals fail counts as dead", "core/starting.py",
-        "    if flag in (HostLease.FREE, HostLease.DEAD) or",
-        "    if flag not in (HostLease.LIVE, HostLease.UNKNOWN) or",
+        "    if flag is HostLease.DEAD or", "    if flag in (HostLease.DEAD, HostLease.FAIL) or",
         by="agent-stopped-then-power-loss",
     ),
     Mutation(
@@ -183,7 +182,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
     ),
     Mutation(
         "guard-unconfirmed", "a lease that is not renewed is no reason to kill", "core/fencing.py",
-        "    if f.blind:\n        return None\n    silent", "    if True:\n        return None\n    silent",
+        "    if f.blind:\n        return None\n    since", "    if True:\n        return None\n    since",
         by="sanlock-stands-still",
     ),
     Mutation(
