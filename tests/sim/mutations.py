@@ -160,7 +160,8 @@ MUTATIONS: Tuple[Mutation, ...] = (
     ),
     Mutation(
         "bad-crc", "a slot with a wrong checksum is believed", "core/slot.py",
-        "    if len(fields) > _CRC_FIELD and fields[_CRC_FIELD] != _line_crc(fields):\n", "    if False:\n",
+        "    if crc32(line.string[end:], crc32(_BLANK_CRC, crc32(line.string[:begin]))) != int(crc, 16):\n",
+        "    if False:\n",
         by="rotten-lines-of-a-dead-host",
     ),
     Mutation(
