@@ -162,7 +162,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
         "bad-crc", "a slot with a wrong checksum is believed", "core/slot.py",
         "    if crc32(line.string[end:], crc32(_BLANK_CRC, crc32(line.string[:begin]))) != int(crc, 16):\n",
         "    if False:\n",
-        by="rotten-lines-of-a-dead-host",
+        by="rotten-lines-of-a-mute-host",
     ),
     Mutation(
         "alive-for-ever", "a silent host stays alive", "core/liveness.py",
