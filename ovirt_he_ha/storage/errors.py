@@ -75,7 +75,7 @@ class StorageOverdue(StorageError):
 class DomainProblem(Exception):
     """Something in the storage domain is not as it must be. ``object`` is a path; ``code`` is ``missing``,
     ``not-a-volume``, ``too-small``, ``no-access``, ``read-only``, ``sector-size``, ``no-direct-io``, ``in-use``,
-    ``metadata``, ``path``, ``short-read`` or ``io``; of a connection also those of ConnectionProblem."""
+    ``full``, ``metadata``, ``path``, ``short-read`` or ``io``; of a connection also those of ConnectionProblem."""
 
     msg = "{object}: {code}, expected {expected}; {what_to_do}"
 

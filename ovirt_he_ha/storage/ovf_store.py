@@ -112,41 +112,48 @@ class OvfStores:
     def __init__(self, images: str) -> None:
         self.images = images
         self._known: Optional[List[str]] = None
+        self._left: Optional[List[str]] = None  # images that a search has still to look into
+        self._found: List[str] = []
 
     def forget(self) -> None:
         """Search again at the next look."""
-        self._known = None
+        self._known = self._left = None
 
     def newest_first(self, files: VolumeFiles) -> List[StoreVolume]:
-        """At least one. Raises OvfStoreError; the access's own error (StorageError) where the storage hangs."""
-        if self._known is None:
-            self._known = [path for path in self._volumes(files) if _described(files, path) is not None]
+        """At least one. Raises OvfStoreError; the access's own error (StorageError) where the storage hangs, or is too
+        slow for the whole search: the next look goes on with it."""
+        known = self._known if self._known is not None else self._searched(files)
         found: List[StoreVolume] = []
-        for path in self._known:
+        for path in known:
             described = _described(files, path)
             if described is not None:
                 found.append(StoreVolume(path, described))
         if not found:
-            self._known = None
+            self.forget()
             raise OvfStoreError("no-store", self.images, "no volume of this domain is one: has the engine written any?")
         return newest_first(found)
 
-    def _volumes(self, files: VolumeFiles) -> List[str]:
-        try:
-            images = files.names(self.images)
-        except IoFailure as failure:
-            raise _failed(self.images, failure) from failure
-        found: List[str] = []
-        for image in images:
-            if not _NAME.fullmatch(image):
-                continue
-            directory = f"{self.images}/{image}"
+    def _searched(self, files: VolumeFiles) -> List[str]:
+        if self._left is None:
             try:
-                names = files.names(directory)
-            except IoFailure:
-                continue  # a file, or an image that is being removed
-            found += [f"{directory}/{name[:-5]}" for name in names if name.endswith(".meta")]
-        return found
+                self._left = [name for name in reversed(files.names(self.images)) if _NAME.fullmatch(name)]
+            except IoFailure as failure:
+                raise _failed(self.images, failure) from failure
+            self._found = []
+        while self._left:
+            self._found += _stores_in(files, f"{self.images}/{self._left[-1]}")
+            self._left.pop()
+        self._known, self._left = self._found, None
+        return self._known
+
+
+def _stores_in(files: VolumeFiles, image: str) -> List[str]:
+    try:
+        names = files.names(image)
+    except IoFailure:
+        return []  # a file, or an image that is being removed
+    paths = [f"{image}/{name[:-5]}" for name in names if name.endswith(".meta")]
+    return [path for path in paths if _described(files, path) is not None]
 
 
 def _described(files: VolumeFiles, path: str) -> Optional[Description]:

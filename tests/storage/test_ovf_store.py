@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from contextlib import suppress
 from io import BytesIO
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovirt_he_ha.storage.domain_files import FilesHere
+from ovirt_he_ha.storage.errors import StorageOverdue
 from ovirt_he_ha.storage.io_process import VolumeLook
 from ovirt_he_ha.storage.ovf_store import (
     Description,
@@ -200,6 +202,40 @@ class TestDomains:
         with pytest.raises(OvfStoreError):
             stores.newest_first(files)
         assert searched == [str(tmp_path)]
+
+    def test_a_search_that_is_slower_than_a_look_may_be_goes_on_with_the_next(self, tmp_path):
+        """500 images on a storage that answers 60 requests in the time of a look."""
+
+        class Slow(FilesHere):
+            left = 0
+
+            def counted(self):
+                self.left -= 1
+                if self.left < 0:
+                    raise StorageOverdue("overdue", "/images")
+
+            def names(self, path):
+                self.counted()
+                return super().names(path)
+
+            def text(self, path):
+                self.counted()
+                return super().text(path)
+
+        for number in range(500):
+            image = tmp_path / f"{number:08d}-0000-4000-8000-0000000000ff"
+            image.mkdir()
+            (image / "volume.meta").write_bytes(b"DESCRIPTION=disk\n")
+        path = write_store(tmp_path, 7, {"x.ovf": b"x"})
+        stores, files = OvfStores(str(tmp_path)), Slow()
+        looks, found = 0, []
+        while not found and looks < 20:
+            looks, files.left = looks + 1, 60
+            with suppress(StorageOverdue):
+                found = stores.newest_first(files)
+        assert [each.path for each in found] == [str(path)] and looks > 10
+        files.left = 2
+        assert stores.newest_first(files) == found
 
     def test_a_domain_without_one(self, tmp_path):
         with pytest.raises(OvfStoreError) as error:
