@@ -41,6 +41,7 @@ from ovirt_he_ha.config.memory import settle
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.systemd import Heartbeat, tell_systemd, watchdog_seconds
 from ovirt_he_ha.config.text import ConfigError
+from ovirt_he_ha.core.liveness import owner_has_left
 from ovirt_he_ha.core.model import Carried, Fence, HostLease, LeaseId, LeaseOwner, Reading, Safeguards
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.hypervisor.connection import BindingMissing, Connection
@@ -307,12 +308,16 @@ class Agent:
             return Reading.missing("broker")
 
     def _owner_live(self, host_id: int) -> Optional[bool]:
-        """False when sanlock shows the host DEAD or FREE, None when nobody knows."""
+        """False when sanlock shows the host DEAD, or that it left what it holds the lease by; None when nobody knows. A
+        start that fails beside its record has failed by itself, and is no lost race."""
         try:
-            hosts = self._side_link.snapshot().leases.hosts.value
+            leases = self._side_link.snapshot().leases
         except BrokerError:
             return None
-        flag = None if hosts is None else hosts.get(host_id)
+        hosts, owner = leases.hosts.value or {}, leases.owner.value
+        if owner is not None and owner.host_id == host_id and owner_has_left(leases, hosts):
+            return False
+        flag = hosts.get(host_id)
         return None if flag is None else flag not in (HostLease.DEAD, HostLease.FREE)
 
     def _new_link(self) -> BrokerLink:

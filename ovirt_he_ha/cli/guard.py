@@ -10,7 +10,7 @@ from typing import Any, Iterator, Optional
 from ovirt_he_ha.cli.hosts import Hosts
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.core.fencing import WORRYING
-from ovirt_he_ha.core.liveness import left_in_order, left_later_ends
+from ovirt_he_ha.core.liveness import owner_has_left
 from ovirt_he_ha.core.model import EngineFacts, HostLease, LeaseFacts, LeaseId, LockspaceState, Reading
 from ovirt_he_ha.core.situation import lease_text
 from ovirt_he_ha.core.timers import Timers
@@ -89,7 +89,7 @@ def _other_owner(owner: int, leases: LeaseFacts, hosts: Hosts) -> Iterator[str]:
     left = False
     if leases.hosts.value is not None and _fresh(leases.hosts):
         flag = leases.hosts.value.get(owner)
-        left = left_in_order(leases) or (flag in (None, HostLease.FREE) and left_later_ends(leases) == 0.0)
+        left = owner_has_left(leases, leases.hosts.value)
     name = hosts.name(owner)
     if left:
         return

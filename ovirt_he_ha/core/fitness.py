@@ -1,5 +1,6 @@
 """This host's score in a given state: the formula, and what sets it to 0 whatever the formula says."""
 
+from ovirt_he_ha.core.liveness import left_in_order
 from ovirt_he_ha.core.model import Carried, HostLease, LockspaceState, ScoreCard, State, Vm
 from ovirt_he_ha.core.score import score_card
 from ovirt_he_ha.core.situation import Situation, is_fresh
@@ -75,7 +76,7 @@ def _yields(sit: Situation) -> bool:
     running VM, so we do not start; an upstream host starts only if nobody has a better score. Without this both would
     wait for each other for ever. (A host of ours publishes its generation, and is not waited for.)"""
     owner = sit.snapshot.leases.owner
-    if owner.value is None or not is_fresh(owner, sit.timers):
+    if owner.value is None or not is_fresh(owner, sit.timers) or left_in_order(sit.snapshot.leases):
         return False
     peer = sit.view.peers.get(owner.value.host_id)
     if peer is None or peer.record is None or not peer.alive or peer.record.extra_ok:

@@ -174,6 +174,16 @@ def left_later_ends(leases: LeaseFacts) -> Optional[float]:
     return max(0.0, 10.0 * leases.io_timeout + leases.watchdog - since)
 
 
+def owner_has_left(leases: LeaseFacts, flags: Mapping[int, HostLease]) -> bool:
+    """The owner's host gave its id back, and whatever the lease guarded there has ended. ``flags``: sanlock's, fresh;
+    without any nothing is known."""
+    owner = leases.owner.value
+    if owner is None or not flags:
+        return False
+    unlisted = flags.get(owner.host_id, HostLease.FREE) is HostLease.FREE
+    return left_in_order(leases) or (unlisted and left_later_ends(leases) == 0.0)
+
+
 def known_hosts(slots: Mapping[int, Slot], flags: Mapping[int, HostLease], own_id: int) -> FrozenSet[int]:
     """Whoever published something (readable or not), or holds or held an id; without ourselves and the global slot."""
     published = {host_id for host_id, slot in slots.items() if not isinstance(slot, Empty)}

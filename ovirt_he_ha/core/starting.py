@@ -393,22 +393,14 @@ def lease_objection(sit: Situation) -> Optional[Reason]:
             return None
         return reason("lease-own-process", pid=sit.facts.pid if sit.facts is not None else "?")
     flag = sit.flags.get(owner)
-    if flag is HostLease.DEAD or _owner_left(sit, reading.value) or _owner_came_back(sit, reading.value):
+    left_it = liveness.owner_has_left(sit.snapshot.leases, sit.flags)
+    if flag is HostLease.DEAD or left_it or _owner_came_back(sit, reading.value):
         return None
     word = flag.value if flag else "unlisted"
     left = sit.snapshot.leases.owner_left
     if flag is None and left is not None:
         word = f"free under generation {left} (the lease: {reading.value.generation})"
     return reason("lease-held", host=owner, flag=word)
-
-
-def _owner_left(sit: Situation, owner: LeaseOwner) -> bool:
-    """Its host gave its id back, and whatever the lease guarded there has ended."""
-    leases = sit.snapshot.leases
-    if not sit.flags:
-        return False  # what sanlock says of the hosts is old
-    listed = sit.flags.get(owner.host_id, HostLease.FREE) is not HostLease.FREE
-    return liveness.left_in_order(leases) or (not listed and liveness.left_later_ends(leases) == 0.0)
 
 
 def _owner_came_back(sit: Situation, owner: LeaseOwner) -> bool:

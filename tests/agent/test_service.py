@@ -8,13 +8,16 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Dict, Iterator, List, Optional
 
 import pytest
 
 from ovirt_he_ha.agent.cycle import Cycle
-from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, EXIT_OK, compose, main
+from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, EXIT_OK, Agent, compose, main
+from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.core.model import HostLease, LeaseFacts, LeaseOwner, Reading
 
 _UUIDS = (
     "vmid",
@@ -204,3 +207,25 @@ def test_s8_an_agent_that_stops_begins_no_start(tmp_path: Path, monkeypatch: pyt
     assert agent._objection() == ""
     agent.stop()
     assert agent._objection() == "agent-stopped"
+
+
+@pytest.mark.parametrize(
+    "flag, left, lives",
+    [
+        (None, None, None),
+        (HostLease.LIVE, None, True),
+        (HostLease.DEAD, None, False),
+        (None, 3, False),
+        (HostLease.LIVE, 3, False),
+        (None, 4, None),
+    ],
+)
+def test_d2_a_start_that_fails_beside_a_record_that_is_over_is_no_lost_race(
+    flag: Optional[HostLease], left: Optional[int], lives: Optional[bool]
+) -> None:
+    hosts = {1: HostLease.LIVE, **({} if flag is None else {2: flag})}
+    leases = LeaseFacts(
+        owner=Reading.of(LeaseOwner(2, 3)), hosts=Reading.of(hosts), owner_left=left, owner_left_for=1.0
+    )
+    agent = SimpleNamespace(_side_link=SimpleNamespace(snapshot=lambda: BrokerSnapshot(leases=leases)))
+    assert Agent._owner_live(agent, 2) is lives  # type: ignore[arg-type]

@@ -646,6 +646,7 @@ def test_a_migration_into_a_host_in_maintenance_is_let_in():
         (lambda w: w.edit(2, engine=EngineStatus(Vm.UNKNOWN, Health.UNKNOWN)), ""),
         (lambda w: w.dead(2), ""),
         (lambda w: w.flags.update({2: HostLease.FAIL}), ""),
+        (lambda w: left(w, 1), ""),
         (lambda w: owned(w, 3), ""),
         (lambda w: setattr(w, "owner", UNREAD), ""),
         (lambda w: setattr(w, "owner", Reading.of(LeaseOwner(2, 1), 60.0)), ""),
