@@ -129,7 +129,9 @@ class _Stop:
         report = self._host.vm.shutdown(vm.ASK_SECONDS)
         self._asked = True
         if report.outcome is Outcome.OK:
-            self._order.holds = "Global maintenance is on, and the guest was asked to shut down"
+            self._order.holds = (
+                "Global maintenance is on, and the guest was asked to shut down; --force powers off one that stays"
+            )
         elif not self._forced:
             raise Refusal("shutdown", f"The guest could not be asked to shut down: {report.detail}")
         return True

@@ -17,6 +17,7 @@ from ovirt_he_ha.config.paths import HostPaths
 
 DONE, UNDER_WAY, PENDING, PASSED_OVER = "done", "under-way", "pending", "passed-over"
 EXIT_INTERRUPTED = 130
+UNCHANGED = "Nothing was changed"
 
 
 class Step(NamedTuple):
@@ -42,7 +43,7 @@ class Procedure:
     as_json: bool
     end: str
     limit: Optional[float] = None
-    holds: str = "Nothing was changed"
+    holds: str = UNCHANGED
     hosts: List[Dict[str, Any]] = field(default_factory=list)
     _steps: List[Dict[str, Any]] = field(default_factory=list)
 
@@ -101,7 +102,8 @@ class Procedure:
         seconds = step.seconds if self.limit is None else self.limit
         what = f"Not within {seconds:.0f} s: {error.seen}" if isinstance(error, Overdue) else str(error)
         place = f"Ended in step {number + 1} of {len(self._steps)}, {step.name}"
-        message = f"{what}\n{place}. {self.holds}. hosted-engine {self.verb} goes on with that step"
+        again = "" if self.holds == UNCHANGED else f". hosted-engine {self.verb} goes on with that step"
+        message = f"{what}\n{place}. {self.holds}{again}"
         if self.as_json:
             failed = {"code": error.code, "message": message.replace("\n", ". ")}
             say(json.dumps({**self._struct(step.name), "text": self.holds, "error": failed}))
