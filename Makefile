@@ -12,7 +12,7 @@ help:
 	@echo "make check     everything CI runs"
 	@echo "make fast      the part of it that needs no lab (some minutes)"
 	@echo "make swarm     2,000 random worlds in the simulator: two copies of the engine nowhere (SEEDS=, FIRST=)"
-	@echo "make mutations 30 deliberate breaks of the policy: each is found by a scenario or the swarm"
+	@echo "make mutations more than 30 deliberate breaks of the policy: each is found by a scenario or the swarm"
 	@echo "make bench     what the daemons cost, one JSON line per figure (docs/cost.md)"
 	@echo "make clean     remove what these commands made in this directory"
 
