@@ -1,7 +1,7 @@
 """How a storage domain is looked at: in this process, which may hang, or through a worker with a deadline."""
 
 import os
-from typing import List, Protocol
+from typing import Dict, List, Protocol
 
 from ovirt_he_ha.core.seams import Clock
 from ovirt_he_ha.storage import io_process
@@ -71,6 +71,7 @@ class FilesOfWorker(VolumeFiles):
         self._worker = worker
         self._clock = clock
         self._until = clock.monotonic() + seconds
+        self._texts: Dict[str, bytes] = {}  # one look asks for the domain's metadata three times
 
     def is_directory(self, path: str) -> bool:
         try:
@@ -79,10 +80,12 @@ class FilesOfWorker(VolumeFiles):
             raise _sorted(error) from error
 
     def text(self, path: str) -> bytes:
-        try:
-            return self._worker.text(path, self._left())
-        except StorageError as error:
-            raise _sorted(error) from error
+        if path not in self._texts:
+            try:
+                self._texts[path] = self._worker.text(path, self._left())
+            except StorageError as error:
+                raise _sorted(error) from error
+        return self._texts[path]
 
     def look(self, path: str) -> VolumeLook:
         try:

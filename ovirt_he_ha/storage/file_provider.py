@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
@@ -216,8 +215,9 @@ class MountProvider:
     def _check_duplicate(self) -> None:
         """The same export under a second name below the mount root: tools that search the domain there would find
         either."""
+        root = f"{self._paths.mount_root}/"
         for mount in mounts(self._paths.mount_table):
-            below = Path(mount.target).is_relative_to(self._paths.mount_root)
+            below = mount.target.startswith(root)
             same = below and mount.target != self._plan.target and same_source(mount.source, self._plan.source)
             if same and self._plan.is_of(mount.kind):
                 raise ConnectionProblem(

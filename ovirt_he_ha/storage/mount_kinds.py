@@ -26,9 +26,11 @@ _NFS3 = ("nolock",)
 _NFS_VERSION = re.compile(r"v?([34])(?:[._]([0-2]))?")
 
 _OPTION = re.compile(r"[0-9A-Za-z_.,:=/@%+\[\]-]*")
-_SOURCE = re.compile(r"[0-9A-Za-z_.:/@%+\[\]-]{1,1024}")
+_SOURCE = re.compile(r"[0-9A-Za-z_.,:/@%+\[\]-]{1,1024}")
 _KIND = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,31}")
-_REMOTE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[0-9A-Za-z_.-]+(?:,[0-9A-Za-z_.-]+)*):(?P<path>/?.*)")
+# Everything before the last colon in front of a slash: CephFS lists monitors with their ports there.
+_REMOTE = re.compile(r"(?P<host>[^/]+):(?P<path>/?.*)")
+_SERVER = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.-]+)?\]|[0-9A-Za-z_.-]+(?:,[0-9A-Za-z_.-]+)*")
 _SECRET_OPTION = re.compile(r"(?:^|,)(pass|passwd|password|secret)=", re.IGNORECASE)
 
 
@@ -108,7 +110,7 @@ def _plain_path(path: str) -> str:
 
 def _remote(storage: str, rooted: bool) -> str:
     found = _REMOTE.fullmatch(storage)
-    path = found.group("path") if found else ""
+    path = found.group("path") if found and _SERVER.fullmatch(found.group("host")) else ""
     if not path or (rooted and not path.startswith("/")):
         example = "server:/export/path" if rooted else "server:/volume"
         raise _refused("storage", f"{example} (an IPv6 address in brackets)", storage)
@@ -143,7 +145,7 @@ def _nfs_version(conf: HostedEngineConf) -> Tuple[str, ...]:
 def _check_texts(conf: HostedEngineConf) -> None:
     """What goes to mount as an argument holds nothing that it could take for something else."""
     if conf.storage.startswith("-") or not _SOURCE.fullmatch(conf.storage):
-        raise _refused("storage", "a source for mount, of letters, digits and _.:/@%+[]-", conf.storage)
+        raise _refused("storage", "a source for mount, of letters, digits and _.,:/@%+[]-", conf.storage)
     if _SECRET_OPTION.search(conf.mnt_options):
         raise ConfigError(
             "",

@@ -10,8 +10,10 @@ import pytest
 
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.storage import file_provider, io_process
+from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.file_provider import MountProvider, Verifier
+from ovirt_he_ha.storage.mount_kinds import mount_plan
 from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import OWNER
 from tests.storage.mounted_world import NFS, MountedWorld
@@ -48,6 +50,28 @@ def test_mounted_verified_and_left_alone_when_it_is_there(world):
     again = world.provider().connect(20)
     assert not again.changed and again.domain.directory == connected.domain.directory
     world.script.done()  # nothing more was called
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"storage": "srv:/export/a_b/"},
+        {"storage": "[fe80::1%ens1]:/x"},
+        {"domainType": "glusterfs", "storage": "a,b:/vol"},
+        {"domainType": "posixfs", "storage": "mon1:6789,mon2:6789:/", "vfs_type": "ceph"},
+    ],
+)
+def test_the_daemons_look_where_it_was_mounted(world, keys):
+    world.configure(**{"domainType": "nfs", **keys})
+    world.make_domain()
+    plan = mount_plan(world.conf, world.paths)
+    kind = sorted(plan.kinds)[0]
+    world.expect_mount(plan.options, plan.type, plan.source, plan.target, kind)
+    connected = world.provider().connect(20)
+    seen = domain_of(world.conf, world.paths)
+    assert seen.directory == connected.domain.directory and seen.sector_size() == 512
+    assert str(world.paths.mount_root) in seen.directory
+    world.script.done()
 
 
 def test_disconnected_once_and_the_mount_point_goes(world):
@@ -154,6 +178,8 @@ def test_something_else_at_our_place(world):
         {"storage": "srv"},
         {"storage": "srv:"},
         {"storage": "srv:export"},
+        {"storage": "fe80::1:/export"},
+        {"storage": "a:b:/export"},
         {"storage": "-oexec:/x"},
         {"storage": "srv:/a b"},
         {"storage": "srv:/a\\n"},

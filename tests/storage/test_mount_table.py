@@ -50,6 +50,8 @@ def test_the_real_one():
         ("[fe80::1]:/a", "[FE80::1]:/a", True),
         ("srv:/a", "other:/a", False),
         ("/dev/sdb", "/dev//sdb", True),
+        ("m1:6789,m2:6789:/", "M1:6789,m2:6789://", True),
+        ("m1:6789,m2:6789:/a", "m1:6789:/a", False),
         ("/dev/sdb", "srv:/dev/sdb", False),
     ],
 )
