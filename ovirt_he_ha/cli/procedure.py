@@ -53,17 +53,14 @@ class Procedure:
         until = None if self.limit is None else time.monotonic() + self.limit
         for number, step in enumerate(steps):
             bound = _bound(step, until)
-            if not self.as_json:
-                say(f"{number + 1}/{len(steps)} {step.title} (at most {bound:.0f} s)")
-            begin = time.monotonic()
             try:
+                if not self.as_json:
+                    say(f"{number + 1}/{len(steps)} {step.title} (at most {bound:.0f} s)")
                 self._take(self._steps[number], step, bound)
             except KeyboardInterrupt:
                 return self._broken_off(Refusal("interrupted", "Interrupted", EXIT_INTERRUPTED), number, step)
             except Exception as error:
                 return self._broken_off(explain(error), number, step)
-            finally:
-                self._steps[number]["seconds"] = round(time.monotonic() - begin, 1)
         return None
 
     def close(self, text: str, status: int = 0, **more: Any) -> int:
@@ -77,6 +74,7 @@ class Procedure:
     def _take(self, told: Dict[str, Any], step: Step, bound: float) -> None:
         told["state"] = UNDER_WAY
         act = step.act
+        begin = time.monotonic()
 
         def condition(snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:
             nonlocal act
@@ -96,6 +94,8 @@ class Procedure:
             if not self.as_json:
                 say(f"Going on without: {error.seen}")
             return
+        finally:
+            told["seconds"] = round(time.monotonic() - begin, 1)
         told["state"] = DONE
 
     def _broken_off(self, error: Refusal, number: int, step: Step) -> int:

@@ -179,6 +179,7 @@ def test_a_host_that_does_not_see_the_flag_keeps_the_vm_running(cluster: Cluster
     cluster.deaf = 3
     ran = run("--cluster-stop", "--json", "--wait=1")
     assert broken_off(ran, "acknowledging") and "host3" in ran.json["error"]["message"]
+    assert 0.5 < ran.json["steps"][2]["seconds"] <= 1.5 and ran.json["steps"][3]["seconds"] == 0.0
     assert cluster.asked == [] and cluster.world.slots[0] == ON
     cluster.deaf = 0
     cluster.shows("GlobalMaintenance")
