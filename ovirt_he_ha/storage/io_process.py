@@ -4,7 +4,8 @@ This file is run by its path, isolated and without site packages: it starts in 1
 can be replaced within a deadline, and one can be had for a single access. Therefore it imports next to nothing: typing,
 socket, signal and collections alone took 17 ms more.
 
-The process speaks over the inherited stream socket whose number is its first argument, one request at a time:
+The process speaks over the inherited stream socket whose number is its first argument, one request at a time (the
+second is the volume; a third and fourth are the user and group to work as):
 
 * request: op (1 byte), offset (8), length (4); then ``length`` bytes of data for W, or of a path for L, T, D, N, I, V
 * op: R read, S read one sector, W write, P probe the volume; L look at another volume, T a small text file, D whether
@@ -355,10 +356,19 @@ def receive(connection: int, count: int) -> Optional[bytes]:
     return bytes(parts)
 
 
+def become(user: int, group: int) -> None:
+    """For good. Only now, with everything loaded: the interpreter may lie where that user cannot look."""
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+
+
 def main() -> int:
     # Signals for the daemon's whole group are not for us: its final record is still to be written.
     for each in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
         _signal.signal(each, _signal.SIG_IGN)
+    if len(sys.argv) > 4:
+        become(int(sys.argv[3]), int(sys.argv[4]))
     try:
         serve(int(sys.argv[1]), sys.argv[2])
     except (BrokenPipeError, ConnectionResetError):

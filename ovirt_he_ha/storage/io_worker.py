@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Protocol, Tuple
+from typing import List, Optional, Protocol, Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import SLOT_SIZE
@@ -86,7 +86,7 @@ class IoWorker(BlockIO):
         self.path = str(path)
         self.sector_size = sector_size
         self._clock = clock or SystemClock()
-        self._owner = owner
+        self._owner = owner or ()
         self._turn = threading.Lock()
         self._process: Optional[_Process] = None
         self._abandoned: List[_Process] = []
@@ -245,10 +245,9 @@ class IoWorker(BlockIO):
             popen = subprocess.Popen(
                 # isolated and without site: nothing in the environment or the working directory slows it or leads it
                 # astray
-                [sys.executable, "-I", "-S", program, str(theirs.fileno()), self.path],
+                [sys.executable, "-I", "-S", program, str(theirs.fileno()), self.path, *map(str, self._owner)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                **_as_user(self._owner),
             )
         except OSError as error:
             ours.close()
@@ -271,10 +270,6 @@ class IoWorker(BlockIO):
 
     def _still_there(self) -> List[_Process]:
         return [each for each in self._abandoned if each.popen.poll() is None]
-
-
-def _as_user(owner: Optional[Tuple[int, int]]) -> Dict[str, Any]:
-    return {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
 
 
 def _check_request(path: str, offset: int, length: int) -> None:
