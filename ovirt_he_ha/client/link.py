@@ -32,6 +32,7 @@ T = TypeVar("T")
 _MAX_HEADER = 1 << 14
 _TIMEVAL = struct.Struct("@ll")
 _ONCE = frozenset({protocol.NOTIFY})  # a second try would be a second mail
+_MOST_IDLE = 4  # as many as call at once; each is a descriptor and a thread of the broker
 
 
 class BrokerError(Exception):
@@ -295,27 +296,34 @@ class BrokerLink:
             raise BrokerUnavailable(self.socket_path, _cause(error), error) from error
 
     def _exchange(self, method: str, body: bytes, until: float) -> bytes:
-        connection = _Connection(self.socket_path) if method in _ONCE else self._take()
+        """What is asked once has a connection of its own: a kept one may be stale, which shows only by asking."""
+        once = method in _ONCE
+        connection = _Connection(self.socket_path) if once else self._take()
         try:
-            return self._exchange_on(connection, body, until)
+            return self._exchange_on(connection, body, until, again=not once)
         except _Stale:
             # The broker closes idle connections and may have restarted: nothing was answered on the old one, ask
             # once on a new one.
             self.close()
-            return self._exchange_on(_Connection(self.socket_path), body, until)
+            return self._exchange_on(_Connection(self.socket_path), body, until, again=True)
 
-    def _exchange_on(self, connection: _Connection, body: bytes, until: float) -> bytes:
+    def _exchange_on(self, connection: _Connection, body: bytes, until: float, again: bool) -> bytes:
+        """``again``: the connection is kept for the next call."""
         try:
             data, keep = connection.exchange(body, until)
         except BaseException:
             connection.close()
             raise
-        if keep:
-            with self._lock:
-                self._idle.append(connection)
-        else:
+        if not (keep and again and self._kept(connection)):
             connection.close()
         return data
+
+    def _kept(self, connection: _Connection) -> bool:
+        with self._lock:
+            if len(self._idle) >= _MOST_IDLE:
+                return False
+            self._idle.append(connection)
+            return True
 
     def _take(self) -> _Connection:
         with self._lock:

@@ -1,5 +1,6 @@
 """The typed link against the real server, and against servers that misbehave."""
 
+import os
 import socket
 import threading
 import time
@@ -96,6 +97,40 @@ def test_calls_share_one_connection(link, answers):
     for _ in range(10):
         link.is_host_alive()
     assert len(answers.connections) == 1
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_calls_of_every_kind_leave_no_connections_behind(link, answers):
+    """Server and client are this process: a connection is two descriptors."""
+    link.is_host_alive()
+    before = descriptors()
+    for _ in range(20):
+        link.notify("state_transition", "A-B", {})
+        link.is_host_alive()
+    until = time.monotonic() + 5
+    while descriptors() > before and time.monotonic() < until:
+        time.sleep(0.01)  # the server closes its end in a thread of its own
+    assert descriptors() <= before
+
+
+def test_many_calls_at_once_keep_a_few_connections(link, answers):
+    link.is_host_alive()
+    before = descriptors()
+    threads = [threading.Thread(target=link.wait_for_change, args=(7, 5.0)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 5
+    while len(answers.calls) < 13 and time.monotonic() < until:
+        time.sleep(0.01)
+    answers.hold.set()
+    for thread in threads:
+        thread.join(5)
+    while descriptors() > before + 6 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert descriptors() <= before + 6  # three more, both ends
 
 
 def test_a_waiting_call_delays_nobody(link, answers):
