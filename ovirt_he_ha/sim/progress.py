@@ -84,6 +84,13 @@ class Progress:
         return any(able(host) for host in world.hosts.values())
 
 
+def left_by_theirs(world: "World") -> bool:
+    """The lease is in the name of a living upstream host that runs no copy: only that host can take it, as long as it
+    lives, and upstream's agents may try elsewhere for ever."""
+    owner = world.hosts.get(world.disk.owner.host_id)
+    return owner is not None and owner.spec.upstream and owner.power and owner.sanlock() is not None and not world.copies()
+
+
 def able(host: "Host", rests: bool = False) -> bool:
     """Could run the VM now. ``rests``: in maintenance counts too."""
     daemon = host.sanlock()

@@ -100,9 +100,10 @@ def _fewer_hosts(scenario: Scenario) -> Iterator[Optional[Scenario]]:
 
 
 def _without_host(scenario: Scenario, gone: int) -> Optional[Scenario]:
-    """Those behind it move up by one."""
+    """Those behind it move up by one. A host of ours stays: upstream's among themselves promise nothing."""
     cluster = scenario.cluster
-    if cluster.hosts == 1 or cluster.engine_on == gone:
+    rest = [number for number in range(1, cluster.hosts + 1) if number != gone]
+    if cluster.engine_on == gone or all(cluster.each.get(number, {}).get("upstream") for number in rest):
         return None
 
     def moved(number: int) -> int:

@@ -10,6 +10,7 @@ from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.expectation import Expectation
 from ovirt_he_ha.sim.faults import schedule
 from ovirt_he_ha.sim.invariants import Violation
+from ovirt_he_ha.sim.progress import left_by_theirs
 from ovirt_he_ha.sim.run import laboratory
 from ovirt_he_ha.sim.scenario import Scenario
 from ovirt_he_ha.sim.world import World
@@ -82,9 +83,11 @@ def _run(world: World, length: float) -> None:
 
 
 def _judge(world: World, scenario: Scenario) -> None:
-    """Long after everything was healed there is nothing left to wait for."""
+    """Long after everything was healed there is nothing left to wait for, but for upstream hosts."""
     healed = [fault.at for fault in scenario.faults if fault.kind == HEAL]
     if not healed or world.now < healed[-1] + LATEST or not scenario.progress or (world.health and world.health[-1][1]):
+        return
+    if left_by_theirs(world):
         return
     world.invariants.violate("progress", 0, f"not back {LATEST:.0f} s after everything was healed")
 

@@ -6,18 +6,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import List
+from typing import Any, List, Mapping
 
 import pytest
 
 from ovirt_he_ha.core import guards
-from ovirt_he_ha.sim import chance
-from ovirt_he_ha.sim.faults import KINDS, Fault
+from ovirt_he_ha.core.model import LeaseOwner
+from ovirt_he_ha.sim import chance, trial
+from ovirt_he_ha.sim.faults import KINDS, Fault, schedule
 from ovirt_he_ha.sim.main import main
+from ovirt_he_ha.sim.progress import left_by_theirs
 from ovirt_he_ha.sim.scenario import Scenario, document, load, parse
 from ovirt_he_ha.sim.shrink import Shrinker
 from ovirt_he_ha.sim.trial import attempt
-from ovirt_he_ha.sim.world import ClusterSpec
+from ovirt_he_ha.sim.world import ClusterSpec, World
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -122,6 +124,54 @@ def test_what_fails_is_printed_and_saved_as_a_scenario_that_fails(
     saved = tmp_path / "swarm-7-resumed"
     assert load(saved).about.startswith("Found by the swarm, seed 7: ")
     assert main(["run", str(saved)]) == 1
+
+
+THEIRS: Mapping[str, Any] = {"upstream": True}
+# A failed release leaves the lease to a living host of upstream's that is not the best one: the better one tries for
+# ever, and sanlock refuses it.
+LEFT = replace(
+    BROKEN,
+    cluster=ClusterSpec(hosts=3, engine_on=3, each={1: THEIRS, 3: {**THEIRS, "conditions": {"cpu_load": 0.76}}}),
+    faults=(Fault(1.0, "lease-error", "engine", 5.0), Fault(1.5, "vm-crash", 3), Fault(22.0, "heal", "all")),
+    length=22.0,
+)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "LATEST", 300.0)
+
+
+def test_what_upstream_hosts_left_among_themselves_is_not_ours_to_end(
+    impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(LEFT).violations == ()
+    monkeypatch.setattr(trial, "left_by_theirs", lambda world: False)
+    assert attempt(LEFT).signature == "progress"
+
+
+def test_only_a_lease_of_a_living_upstream_host_without_a_copy_is_left_by_theirs() -> None:
+    world = World(LEFT.cluster, 1)
+    world.run(10.0)
+    assert world.disk.owner.host_id == 3 and world.copies() and not left_by_theirs(world)
+    for kind in ("lease-error", "vm-crash"):
+        schedule(world, Fault(10.5 if kind == "lease-error" else 11.0, kind, 3, None))
+    world.run(12.0)
+    assert world.disk.owner.host_id == 3 and not world.copies() and left_by_theirs(world)
+    for owner in (0, 2):
+        world.disk.set_owner(LeaseOwner(owner, 1, 1, 1))
+        assert not left_by_theirs(world)
+    world.disk.set_owner(LeaseOwner(3, 1, 1, 1))
+    schedule(world, Fault(12.5, "host-off", 3, None))
+    world.run(13.0)
+    assert not left_by_theirs(world)
+
+
+def test_a_smaller_world_keeps_a_host_of_ours(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "left_by_theirs", lambda world: False)
+    small = Shrinker(LEFT, attempt(LEFT)).shrink()
+    theirs = [number for number, spec in small.cluster.each.items() if spec.get("upstream")]
+    assert len(theirs) < small.cluster.hosts and attempt(small, complete=True).signature == "progress"
 
 
 def test_without_the_break_it_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
