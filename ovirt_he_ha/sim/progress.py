@@ -88,7 +88,9 @@ def left_by_theirs(world: "World") -> bool:
     """The lease is in the name of a living upstream host that runs no copy: only that host can take it, as long as it
     lives, and upstream's agents may try elsewhere for ever."""
     owner = world.hosts.get(world.disk.owner.host_id)
-    return owner is not None and owner.spec.upstream and owner.power and owner.sanlock() is not None and not world.copies()
+    if owner is None or not owner.spec.upstream or world.copies():
+        return False
+    return owner.power and owner.sanlock() is not None
 
 
 def able(host: "Host", rests: bool = False) -> bool:
