@@ -125,19 +125,23 @@ def worst(reports: Sequence[Report]) -> Optional[Dict[str, Any]]:
     }
 
 
-def worst_announced(reports: Sequence[Report]) -> Optional[Dict[str, Any]]:
+def worst_announced(reports: Sequence[Report]) -> Dict[str, Dict[str, Any]]:
     """The recovery that came nearest to what the product itself had announced before the fault, or was farthest beyond
-    it."""
-    shares = [(report.measured / report.course.bound, report) for report in reports if report.course.bound]
-    if not shares:
-        return None
-    share, found = max(shares, key=lambda pair: pair[0])
-    return {
-        "drill": found.name,
-        "measured": round(found.measured, 1),
-        "announced": found.course.bound,
-        "share": round(share, 3),
-    }
+    it; one for each clock: what is measured in wall seconds shrinks with the lab's scale, and the announcement does
+    not."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for report in reports:
+        if not report.course.bound:
+            continue
+        share, clock = report.measured / report.course.bound, report.limit.clock
+        if clock not in found or share > found[clock]["share"]:
+            found[clock] = {
+                "drill": report.name,
+                "measured": round(report.measured, 1),
+                "announced": report.course.bound,
+                "share": round(share, 3),
+            }
+    return found
 
 
 def grown(daemons: Mapping[str, Mapping[str, Any]]) -> List[str]:

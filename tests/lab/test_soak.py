@@ -68,9 +68,9 @@ def test_what_no_drill_sees_fails_the_whole(
     assert figures["unleased_between_drills"] == (9.8 if owner == 2 else 0.0)
 
 
-def report(name: str, seconds: float, limit: float, bound: Optional[float] = None) -> Report:
+def report(name: str, seconds: float, limit: float, bound: Optional[float] = None, clock: str = "wall") -> Report:
     course = Course(fault_at=100.0, ended_at=100.0 + seconds, recovered=True, bound=bound)
-    return Report(name, course, Limit(limit, "wall"), Judgement((), False, 0.0), 10.0)
+    return Report(name, course, Limit(limit, clock), Judgement((), False, 0.0), 10.0)
 
 
 def test_the_worst_is_nearest_to_its_limit() -> None:
@@ -80,11 +80,17 @@ def test_the_worst_is_nearest_to_its_limit() -> None:
 
 
 def test_the_worst_announced_is_nearest_to_what_the_product_said_itself() -> None:
-    assert soak.worst_announced([report("a", 100.0, 110.0)]) is None
-    worst = soak.worst_announced(
-        [report("a", 100.0, 110.0), report("b", 50.0, 90.0, 60.0), report("c", 9.0, 10.0, 90.0)]
-    )
-    assert worst == {"drill": "b", "measured": 50.0, "announced": 60.0, "share": 0.833}
+    assert soak.worst_announced([report("a", 100.0, 110.0)]) == {}
+    reports = [
+        report("a", 100.0, 110.0),
+        report("b", 50.0, 90.0, 60.0),
+        report("c", 9.0, 10.0, 90.0),
+        report("d", 6.0, 10.0, 60.0, "product"),  # 60 product seconds at ten times speed
+    ]
+    assert soak.worst_announced(reports) == {
+        "wall": {"drill": "b", "measured": 50.0, "announced": 60.0, "share": 0.833},
+        "product": {"drill": "d", "measured": 60.0, "announced": 60.0, "share": 1.0},
+    }
 
 
 def test_growth_counts_from_the_settled_process() -> None:
