@@ -164,7 +164,14 @@ class Host:
             return
         self.stop_agent()
         self.stop_broker()
-        self.timeline.after(1.0, lambda: self.switch_off("shut down"), self.scope)
+        self.timeline.after(1.0, self._end_shutdown, self.scope)
+
+    def _end_shutdown(self) -> None:
+        """Unless it was called off in this last second. At the next boot systemd starts the daemons again."""
+        if self.goes_down_at is None:
+            return
+        self.switch_off("shut down")
+        self.broker_wanted = self.agent_wanted = True
 
     def reset(self, why: str) -> None:
         self.switch_off(why)

@@ -741,6 +741,31 @@ def a_holder_that_ends_while_its_storage_hangs(cluster):
 
 
 @with_view
+def a_record_that_could_not_be_given_back(cluster):
+    """While its host lives nobody else gets the lease; a holder of that host does, and its end clears the record."""
+    one, two, _ = _away(cluster, "error", 5)
+    one.crash()
+    cluster.go(20)
+    one.storage("ok")
+    cluster.go(45)
+    left = cluster.owner()
+    refused = wait(cluster, two.take("early"))
+    own = wait(cluster, one.take("next"))
+    again = cluster.owner()
+    one.crash("next")
+    free = cluster.until(lambda: cluster.owner().host_id == 0, 30)
+    return {
+        "left": (left.host_id, left.generation),
+        "another host": refused,
+        "its own": own,
+        "under": (again.host_id, again.generation),
+        "free after": Seconds(free, 0, 5),
+        "then": wait(cluster, two.take("late")),
+        "owner": cluster.owner().host_id,
+    }
+
+
+@with_view
 def a_release_that_hung_comes_when_another_has_the_lease(cluster):
     one, two, seen = _away(cluster, "hang", 5)
     one.crash()
