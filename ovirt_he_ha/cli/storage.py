@@ -122,7 +122,7 @@ def _objections(hosts: Hosts) -> List[str]:
 def connect(request: Request) -> int:
     paths = HostPaths.from_env()
     conf = deployed_conf(paths)
-    with _told("connecting"), notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
+    with told("connecting"), notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
         provider, connected = connection.connect(conf, paths, CONNECT_SECONDS, request.has("--accept-copy"))
     for note in connected.notes:
         warn(note)
@@ -138,7 +138,7 @@ def disconnect(_request: Request) -> int:
     if conf.domain_type == "local":
         say(f"The storage domain is a directory ({conf.storage}): there is no connection to end")
         return 0
-    with _told("disconnecting"):
+    with told("disconnecting"):
         provider = connection.provider_for(conf, paths)
         with notice(f"Disconnecting the storage ({conf.domain_type}: {conf.storage})"):
             changed = provider.disconnect(CONNECT_SECONDS)
@@ -150,7 +150,7 @@ def disconnect(_request: Request) -> int:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Every failure of a provider as one line."""
     try:
         yield

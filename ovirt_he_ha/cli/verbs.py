@@ -252,7 +252,8 @@ VERBS: Dict[str, Verb] = {
         "lockspace      zeros; then --reinitialize-lockspace --force\n"
         "configuration  with this host's copies of the settings; needs the lockspace\n"
         "A volume that holds something is refused; --force overwrites it, but never slots or a lockspace that can be\n"
-        "read. A logical volume is never made, only filled. What a failure left half made is removed again.",
+        "read. A logical volume that is missing is made by root, on one host, while no management application manages\n"
+        "the domain (--force: nevertheless). What a failure left half made is removed again.",
     ),
     "--clean-metadata": Verb(
         "storage",

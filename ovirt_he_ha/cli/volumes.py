@@ -18,11 +18,20 @@ from ovirt_he_ha.config.text import read_text
 from ovirt_he_ha.storage import signature as kinds
 from ovirt_he_ha.storage.archive import CAPACITY, ArchiveError, content_size
 from ovirt_he_ha.storage.domain_files import FilesOfWorker
-from ovirt_he_ha.storage.domain_place import domain_of
+from ovirt_he_ha.storage.domain_place import BLOCK_KINDS, domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.inspection import DomainReport, SlotReport, VolumeReport, inspect, is_doubtful
 from ovirt_he_ha.storage.io_worker import IoWorker
-from ovirt_he_ha.storage.volumes import LOCKSPACE_USED, MIB, OWNER, SCANNED, VolumeSizes, create_volume
+from ovirt_he_ha.storage.volumes import (
+    LOCKSPACE_USED,
+    MIB,
+    OWNER,
+    SCANNED,
+    DomainVolumes,
+    VolumeName,
+    VolumeSizes,
+    create_volume,
+)
 
 LOOK_SECONDS = 2.5  # wall: 10 MiB, on storage that answers
 TO_MEND = 3  # exit status
@@ -58,11 +67,13 @@ def create(request: Request) -> int:
         raise Refusal("usage", f"--volume: expected one of {', '.join(_CREATED)}")
     paths = HostPaths.from_env()
     conf = deployed_conf(paths)
+    force = request.has("--force")
+    if conf.domain_type in BLOCK_KINDS and not _has_node(conf, paths, role):
+        return _create_logical(conf, paths, role, force)
     report = _report(conf)
     if report.findings:
         raise Refusal(report.findings[0].code, report.findings[0].text)
     found = next(each for each in report.volumes if each.role == role)
-    force = request.has("--force")
     _refuse_used(found, report, force)
     members = _copies(paths) if role == "configuration" else {}
     missing = found.size < 0
@@ -141,6 +152,38 @@ def _made(found: VolumeReport, size: int, zeroed: int, force: bool) -> None:
         raise Refusal(problem.code, str(problem)) from problem
     except OSError as error:
         raise Refusal("io", f"{directory}: {error.strerror}: nothing was made") from error
+
+
+def _has_node(conf: HostedEngineConf, paths: HostPaths, role: str) -> bool:
+    name: VolumeName = getattr(DomainVolumes.of(conf), role)
+    return os.path.exists(paths.root / "dev" / conf.sd_uuid / name.volume)
+
+
+def _create_logical(conf: HostedEngineConf, paths: HostPaths, role: str, force: bool) -> int:
+    """A volume of a group, which the group has lost, or which is not active because the domain is not connected."""
+    from ovirt_he_ha.cli.storage import CONNECT_SECONDS, told
+    from ovirt_he_ha.storage import connection
+
+    members = _copies(paths) if role == "configuration" else {}
+    name: VolumeName = getattr(DomainVolumes.of(conf), role)
+    where = f"{conf.sd_uuid}/{name.volume}"
+    with told("making the volume"), notice(f"Making {where}"):
+        made = connection.make_volume(conf, paths, name, *_CREATED[role], CONNECT_SECONDS, force)
+    if not made:
+        raise Refusal(
+            "not-connected", f"{where} is there, and not active: hosted-engine --connect-storage, then repeat this"
+        )
+    try:
+        with told("connecting"), notice("Connecting the storage"):
+            connection.connect(conf, paths, CONNECT_SECONDS)
+    except Refusal as refusal:
+        raise Refusal(
+            refusal.code, f"{where} was made and is empty, but the domain is not connected: {refusal}"
+        ) from refusal
+    if role == "configuration":
+        _write_configuration(paths, members, force, "")
+    say(f"{where}: made. {_NEXT[role]}")
+    return 0
 
 
 def _write_configuration(paths: HostPaths, members: Dict[str, bytes], force: bool, made: str) -> None:

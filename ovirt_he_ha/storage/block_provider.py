@@ -11,13 +11,14 @@ from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.storage.block_domain import IDS, LEASES, BlockDomain, BlockRecord, load_record, save_record
 from ovirt_he_ha.storage.block_transport import Transport, device_identity
+from ovirt_he_ha.storage.block_volume import make, refuse_managed
 from ovirt_he_ha.storage.command import CommandError, Commands
 from ovirt_he_ha.storage.errors import ConnectionProblem, DomainProblem, StorageOverdue
 from ovirt_he_ha.storage.file_provider import files_as, remaining
 from ovirt_he_ha.storage.identity import KnownCopy, Traits, verify_contents
 from ovirt_he_ha.storage.provider import Connected
 from ovirt_he_ha.storage.volume_group import Group, LogicalVolume, NoGroup, VolumeGroup
-from ovirt_he_ha.storage.volumes import MODE
+from ovirt_he_ha.storage.volumes import MODE, VolumeName
 
 COMMAND = 20.0  # wall seconds for one call of lvm or udevadm
 AGAIN = 1.0  # wall seconds between two looks for the volume group: devices appear after a login, one by one
@@ -92,6 +93,40 @@ class BlockProvider:
         self._forget_record()
         return self._transport.disconnect(remaining(until)) or changed
 
+    def make_volume(self, name: VolumeName, size: int, zeroed: int, seconds: float, force: bool = False) -> bool:
+        """Make the logical volume (``block_volume.make``), unless the group has one of that name: False. Sessions that
+        this needed are ended again. ``force``: although a management application may be writing the group. Raises what
+        ``connect`` raises."""
+        self._check_root()
+        if self._by_vdsm:
+            raise ConnectionProblem(
+                "in-use",
+                f"volume group {self._conf.sd_uuid}",
+                "to be changed by vdsm alone, which runs on this host",
+                "make the volume in its manager, or stop vdsm if it is not used any more",
+            )
+        until = time.monotonic() + seconds
+        made = _Made()
+        try:
+            self._transport.connect(remaining(until), made.transport)
+            group = self._found(until)
+            if name.volume in group.volumes:
+                return False
+            self._check_group(group)
+            if not force:
+                self._refuse_managed(group, made, until)
+            node = str(self._paths.root / "dev" / self._conf.sd_uuid / name.volume)
+            make(
+                *(self._group, group, name, size, zeroed, node),
+                left=lambda: min(COMMAND, remaining(until)),
+                settle=lambda: self._settle(until),
+            )
+            if made.transport or made.active:  # the domain is not connected: then nothing of it stays active
+                made.active.append(name.volume)
+            return True
+        finally:
+            self._undo(made)
+
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _check_root(self) -> None:
@@ -150,8 +185,38 @@ class BlockProvider:
             "hosted-engine.conf",
         )
 
+    def _refuse_managed(self, group: Group, made: _Made, until: float) -> None:
+        if LEASES not in group.volumes:
+            raise ConnectionProblem(
+                "no-volume",
+                f"{self._conf.sd_uuid}/{LEASES}",
+                "the volume of all leases",
+                "the group has none: this is no storage domain, or one that is lost as a whole",
+            )
+        if not group.volumes[LEASES].active:
+            made.active.append(LEASES)
+            self._group.activate([LEASES], min(COMMAND, remaining(until)))
+            self._settle(until)
+        sector_size, alignment = (self._number(group, tag, default) for tag, default in _GEOMETRY)
+        leases = str(self._paths.root / "dev" / self._conf.sd_uuid / LEASES)
+        refuse_managed(leases, self._conf.sd_uuid, alignment, sector_size, remaining(until))
+
     def _checked(self, group: Group) -> List[str]:
         """What would make a connection dangerous or useless, before anything is activated."""
+        self._check_group(group)
+        name = self._conf.sd_uuid
+        missing = [each for each in self._wanted() if each not in group.volumes]
+        if missing:
+            raise ConnectionProblem(
+                "no-volume",
+                f"{name}/{missing[0]}",
+                "a logical volume of that name",
+                f"the group has none ({len(missing)} of {len(self._wanted())} are missing): check the UUIDs in "
+                "hosted-engine.conf; one that was lost: hosted-engine --create-volume",
+            )
+        return self._strays(group)
+
+    def _check_group(self, group: Group) -> None:
         name = self._conf.sd_uuid
         if group.duplicates:
             raise ConnectionProblem(
@@ -168,16 +233,6 @@ class BlockProvider:
         }.get(True)
         if problem:
             raise ConnectionProblem(problem[0], f"volume group {name}", problem[1], problem[2])
-        missing = [each for each in self._wanted() if each not in group.volumes]
-        if missing:
-            raise ConnectionProblem(
-                "no-volume",
-                f"{name}/{missing[0]}",
-                "a logical volume of that name",
-                f"the group has none ({len(missing)} of {len(self._wanted())} are missing): check the UUIDs in "
-                "hosted-engine.conf",
-            )
-        return self._strays(group)
 
     def _strays(self, group: Group) -> List[str]:
         wanted = self._wanted()

@@ -18,6 +18,7 @@ from ovirt_he_ha.storage.mount_kinds import MOUNTED_KINDS
 from ovirt_he_ha.storage.provider import Connected, Provider
 from ovirt_he_ha.storage.refusal import CODES, Refusal
 from ovirt_he_ha.storage.vdsm_provider import VdsmProvider, vdsm_runs
+from ovirt_he_ha.storage.volumes import VolumeName
 
 
 def provider_for(
@@ -60,6 +61,24 @@ def connect(
     if daemons_user() is not None:
         refusal.clear()
     return provider, connected
+
+
+def make_volume(
+    conf: HostedEngineConf,
+    paths: HostPaths,
+    name: VolumeName,
+    size: int,
+    zeroed: int,
+    seconds: float,
+    force: bool = False,
+    commands: Optional[Commands] = None,
+) -> bool:
+    """Make a logical volume of a block domain that was lost, see BlockProvider; False if it is there. Raises what a
+    provider raises, and ConfigError."""
+    provider = provider_for(conf, paths, commands=commands)
+    if not isinstance(provider, BlockProvider):
+        raise ConfigError(paths.hosted_engine_conf, "domainType", "one of " + ", ".join(BLOCK_KINDS), conf.domain_type)
+    return provider.make_volume(name, size, zeroed, seconds, force)
 
 
 def _transport(conf: HostedEngineConf, paths: HostPaths, commands: Commands) -> Transport:

@@ -1,7 +1,8 @@
 """LVM, as far as a block domain needs it: what is in its volume group, and its volumes on and off.
 
-Nothing is ever written to the group: its metadata belongs to the management application, and two writers destroy it.
-Activation is by name and for the domain's own volumes alone; nothing here, nor a tool that this calls, activates
+The group's metadata belongs to the management application, and two writers destroy it: so it is written for one thing
+alone, a volume that was lost and that somebody at the command line has made anew (``block_volume``). Activation is by
+name and for the domain's own volumes alone; nothing here, nor a tool that this calls, activates
 anything by itself.
 """
 
@@ -23,6 +24,10 @@ CONFIGURATION = (
 )
 NOT_FOUND = 5  # lvm's status for every failure, "not found" included
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
+_REFUSED = {
+    "insufficient free space": ("full", "free space in the group", "extend it, or remove what is not needed"),
+    "already exists": ("in-use", "no volume of that name", "somebody else made it in this moment: look at it first"),
+}
 _SLOT = re.compile(r"MD_([0-9]{1,6})")
 
 
@@ -103,6 +108,35 @@ class VolumeGroup:
                     str(error),
                 ) from error
             raise
+
+    def space(self, seconds: float) -> Tuple[int, int]:
+        """Bytes that no volume has, and bytes of an extent, in whose units volumes are made. Raises CommandError."""
+        (row,) = self._report("vgs", "-o", "vg_free,vg_extent_size", self.name, seconds=seconds) or ({},)
+        try:
+            return int(row["vg_free"]), int(row["vg_extent_size"])
+        except (KeyError, ValueError) as error:
+            raise CommandError(
+                "failed", "lvm vgs", 0, f"its report has other fields than asked for ({error})"
+            ) from error
+
+    def create(self, name: str, size: int, tags: Sequence[str], seconds: float) -> None:
+        """A linear volume of exactly ``size`` bytes, a multiple of the extents', active, with what the extents held
+        before. Raises ConnectionProblem ``full``, ``in-use`` (it exists), CommandError."""
+        marks = [word for tag in tags for word in ("--addtag", tag)]
+        # Neither zeroed nor wiped by LVM: that would be the first 4 KiB alone.
+        words = ["--yes", "--type", "linear", "--activate", "y", "--zero", "n", "--wipesignatures", "n"]
+        argv = ["lvm", "lvcreate", "--config", CONFIGURATION, *words, "--size", f"{size}b", *marks]
+        try:
+            self._commands.run([*argv, "--name", name, self.name], seconds)
+        except CommandError as error:
+            for words_of_it, (code, expected, what_to_do) in _REFUSED.items():
+                if words_of_it in error.said:
+                    raise ConnectionProblem(code, f"{self.name}/{name}", expected, what_to_do, error.said) from error
+            raise
+
+    def remove(self, name: str, seconds: float) -> None:
+        """Raises CommandError."""
+        self._commands.run(["lvm", "lvremove", "--config", CONFIGURATION, "--yes", f"{self.name}/{name}"], seconds)
 
     def _change(self, how: str, names: Sequence[str], seconds: float) -> None:
         targets = [f"{self.name}/{name}" for name in names]

@@ -3,15 +3,17 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List, Optional, Tuple
 
 import pytest
 
 from ovirt_he_ha.cli import volumes
+from ovirt_he_ha.cli.storage import CONNECT_SECONDS
 from ovirt_he_ha.client import shared_config
-from ovirt_he_ha.config.files import load_hosted_engine_conf
-from ovirt_he_ha.storage import inspection
+from ovirt_he_ha.config.files import HostedEngineConf, load_hosted_engine_conf
+from ovirt_he_ha.storage import connection, inspection
 from ovirt_he_ha.storage.archive import MEMBERS, ArchiveError, build_archive, read_archive
+from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.volumes import LOCKSPACE_USED, MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
 from tests.client.no_lock import NoLock
@@ -184,3 +186,70 @@ def test_a_domain_that_is_not_there(house: House) -> None:
 def test_which_volume_has_to_be_said(house: House, words: "list[str]") -> None:
     ran = run(*words)
     assert ran.status == 1 and "metadata" in ran.out + ran.err
+
+
+class Lvm:
+    """What the storage layer is asked for, on a block domain."""
+
+    def __init__(self, made: bool = True, problem: Optional[DomainProblem] = None) -> None:
+        self.made = made
+        self.problem = problem
+        self.calls: List[Tuple[object, ...]] = []
+
+    def make_volume(self, conf: object, _paths: object, *words: object) -> bool:
+        self.calls.append(("make", *words))
+        return self.made
+
+    def connect(self, *_words: object) -> Tuple[None, None]:
+        self.calls.append(("connect",))
+        if self.problem is not None:
+            raise self.problem
+        return None, None
+
+
+def on_block(host: World, monkeypatch: pytest.MonkeyPatch, lvm: Lvm) -> HostedEngineConf:
+    path = host.paths.hosted_engine_conf
+    lines = [line for line in path.read_text().splitlines() if line.split("=")[0] not in ("domainType", "storage")]
+    path.write_text("\n".join([*lines, "domainType=fc", "storage="]) + "\n")
+    monkeypatch.setattr(connection, "make_volume", lvm.make_volume)
+    monkeypatch.setattr(connection, "connect", lvm.connect)
+    return load_hosted_engine_conf(path)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("role,size", [("metadata", 128 * MIB), ("lockspace", 1024 * MIB)])
+def test_a_logical_volume_is_made_and_the_domain_connected(
+    host: World, monkeypatch: pytest.MonkeyPatch, role: str, size: int, force: bool
+) -> None:
+    lvm = Lvm()
+    conf = on_block(host, monkeypatch, lvm)
+    ran = run("--create-volume", f"--volume={role}", *(["--force"] if force else []))
+    assert (ran.status, ran.err) == (0, "")
+    name = getattr(DomainVolumes.of(conf), role)
+    zeroed = {"metadata": SCANNED, "lockspace": LOCKSPACE_USED}[role]
+    assert lvm.calls == [("make", name, size, zeroed, CONNECT_SECONDS, force), ("connect",)]
+
+
+def test_one_that_is_only_inactive_is_not_filled(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lvm = Lvm(made=False)
+    on_block(host, monkeypatch, lvm)
+    ran = run("--create-volume", "--volume=metadata")
+    assert ran.status == 1 and "--connect-storage" in ran.err
+    assert [call[0] for call in lvm.calls] == ["make"]
+
+
+def test_when_another_one_is_missing_too_it_is_named(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lvm = Lvm(problem=DomainProblem("no-volume", "group/other", "a logical volume", "make it"))
+    conf = on_block(host, monkeypatch, lvm)
+    ran = run("--create-volume", "--volume=metadata")
+    assert ran.status == 1 and "group/other" in ran.err and conf.metadata_volume_uuid in ran.err
+
+
+def test_without_a_copy_no_logical_volume_is_made_for_the_configuration(
+    host: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvm = Lvm()
+    on_block(host, monkeypatch, lvm)
+    host.paths.vm_conf.unlink()
+    assert run("--create-volume", "--volume=configuration").status == 1
+    assert lvm.calls == []

@@ -110,7 +110,15 @@ class BlockWorld(MountedWorld):
         self.lvm(words[0], *REPORT, *words[1:], out=text % (kind, body), **step)
 
     def found(
-        self, devices=("/dev/mapper/mpa",), duplicates=(), attributes="wz--n-", missing="0", without=(), extra=()
+        self,
+        devices=("/dev/mapper/mpa",),
+        duplicates=(),
+        attributes="wz--n-",
+        missing="0",
+        without=(),
+        extra=(),
+        sizes=(),
+        lv_tags=(),
     ):
         """Both reports of a look at the group."""
         sd = self.conf.sd_uuid
@@ -133,12 +141,33 @@ class BlockWorld(MountedWorld):
                     "vg_tags": tags,
                     "vg_missing_pv_count": missing,
                     "lv_name": name,
-                    "lv_size": "134217728",
+                    "lv_size": dict(sizes).get(name, "134217728"),
                     "lv_active": "active" if name in self.active or name in extra else "",
-                    "lv_tags": mine if name == self.conf.vm_disk_vol_id and self.slot is not None else "",
+                    "lv_tags": dict(lv_tags).get(
+                        name, mine if name == self.conf.vm_disk_vol_id and self.slot is not None else ""
+                    ),
                 }
             )
         self.report("lv", volumes, "lvs", "-o", LV_FIELDS, sd)
+
+    def space(self, free=100 * 128 * MIB, extent=128 * MIB):
+        rows = [{"vg_free": str(free), "vg_extent_size": str(extent)}]
+        self.report("vg", rows, "vgs", "-o", "vg_free,vg_extent_size", self.conf.sd_uuid)
+
+    def lvcreate(self, name, size, tags, **step):
+        """lvm2 2.03.16 says this on standard error, the last line on standard output."""
+        marks = [word for tag in tags for word in ("--addtag", tag)]
+        words = ["--yes", "--type", "linear", "--activate", "y", "--zero", "n", "--wipesignatures", "n"]
+        said = {
+            "out": f'  Logical volume "{name}" created.\n',
+            "err": f"  WARNING: Logical volume {self.conf.sd_uuid}/{name} not zeroed.\n"
+            "  WARNING: This metadata update is NOT backed up.\n",
+        }
+        argv = ["--size", f"{size}b", *marks, "--name", name, self.conf.sd_uuid]
+        self.lvm("lvcreate", *words, *argv, **{**said, **step})
+
+    def lvremove(self, name, **step):
+        self.lvm("lvremove", "--yes", f"{self.conf.sd_uuid}/{name}", **step)
 
     def rule(self):
         self.script.expect("udevadm", "control", "--reload")
