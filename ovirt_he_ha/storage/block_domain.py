@@ -6,41 +6,55 @@ those of the group. Only root can ask LVM for them: whoever connects the domain 
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from ovirt_he_ha.config.text import ConfigError, atomic_write, read_text
 from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.storage.block_stores import BlockOvfStores
 from ovirt_he_ha.storage.domain_files import DomainFiles, FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.ovf_store import Stores
 from ovirt_he_ha.storage.volumes import check_volume, lease_area
 
 RESERVED = 100  # lease areas at the beginning of the leases' volume that are not for volumes
 IDS, LEASES = "ids", "leases"
+DESCRIPTIONS = "metadata"  # of all volumes; the hosted engine's own metadata volume is another
 
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """``slots``: volume -> its number in the leases' volume, as its tag says."""
+    """``slots``: volume -> its number in the leases' volume, as its tag says. ``stores``: OVF_STORE volume -> where its
+    description of ``described`` bytes begins in the volume of descriptions."""
 
     sd_uuid: str
     sector_size: int  # bytes: 512 or 4096
     alignment: int  # bytes of one lease area
     slots: Mapping[str, int]
+    stores: Mapping[str, int] = field(default_factory=dict)
+    described: int = 8192
 
 
 def load_record(path: Path, sd_uuid: str) -> BlockRecord:
     """Raises DomainProblem ``not-connected``: there is none of this domain, or it is damaged."""
     try:
         values = json.loads(read_text(path))
-        slots = {str(volume): int(slot) for volume, slot in values["slots"].items()}
-        record = BlockRecord(str(values["sd_uuid"]), int(values["sector_size"]), int(values["alignment"]), slots)
+        record = BlockRecord(
+            *(str(values["sd_uuid"]), int(values["sector_size"]), int(values["alignment"])),
+            _numbers(values["slots"]),
+            _numbers(values.get("stores", {})),  # a record of the version before has none
+            int(values.get("described", 8192)),
+        )
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_connected(sd_uuid) from error
     if record.sd_uuid != sd_uuid or record.sector_size not in (512, 4096):
         raise _not_connected(sd_uuid)
     return record
+
+
+def _numbers(values: Mapping[object, Any]) -> Dict[str, int]:
+    return {str(name): int(number) for name, number in values.items()}
 
 
 def save_record(path: Path, record: BlockRecord) -> None:
@@ -51,6 +65,8 @@ def save_record(path: Path, record: BlockRecord) -> None:
         "sector_size": record.sector_size,
         "alignment": record.alignment,
         "slots": dict(record.slots),
+        "stores": dict(record.stores),
+        "described": record.described,
     }
     atomic_write(path, (json.dumps(values) + "\n").encode(), 0o644)
 
@@ -101,6 +117,10 @@ class BlockDomain:
     def verify(self) -> None:
         sector_size = self.sector_size()
         self.check(self.ids_path, lease_area(sector_size), sector_size)
+
+    def ovf_stores(self) -> Stores:
+        record = self._record
+        return BlockOvfStores(self.directory, f"{self.directory}/{DESCRIPTIONS}", record.stores, record.described)
 
     def check(self, path: str, min_size: int, sector_size: int) -> None:
         check_volume(path, min_size, sector_size, look=self._files.look)

@@ -4,23 +4,35 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
-from ovirt_he_ha.storage.block_domain import IDS, LEASES, BlockDomain, BlockRecord, load_record, save_record
+from ovirt_he_ha.storage.block_domain import (
+    DESCRIPTIONS,
+    IDS,
+    LEASES,
+    BlockDomain,
+    BlockRecord,
+    load_record,
+    save_record,
+)
+from ovirt_he_ha.storage.block_layout import description_offsets, description_place, geometry, lease_slot
+from ovirt_he_ha.storage.block_nodes import DeviceNodes
+from ovirt_he_ha.storage.block_stores import search
 from ovirt_he_ha.storage.block_transport import Transport, device_identity
 from ovirt_he_ha.storage.block_volume import make, refuse_managed
 from ovirt_he_ha.storage.command import CommandError, Commands
-from ovirt_he_ha.storage.errors import ConnectionProblem, DomainProblem, StorageOverdue
+from ovirt_he_ha.storage.errors import ConnectionProblem, DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.file_provider import files_as, remaining
 from ovirt_he_ha.storage.identity import KnownCopy, Traits, verify_contents
+from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.provider import Connected
-from ovirt_he_ha.storage.volume_group import Group, LogicalVolume, NoGroup, VolumeGroup
-from ovirt_he_ha.storage.volumes import MODE, VolumeName
+from ovirt_he_ha.storage.volume_group import Group, NoGroup, VolumeGroup
+from ovirt_he_ha.storage.volumes import VolumeName
 
-COMMAND = 20.0  # wall seconds for one call of lvm or udevadm
+COMMAND = 20.0  # wall seconds for one call of lvm
+SEARCH = 10.0  # wall seconds for the descriptions of all volumes: some MiB
 AGAIN = 1.0  # wall seconds between two looks for the volume group: devices appear after a login, one by one
 
 
@@ -51,9 +63,9 @@ class BlockProvider:
         self._by_vdsm = by_vdsm
         self._conf = conf
         self._paths = paths
-        self._commands = commands
         self._transport = transport
         self._group = VolumeGroup(conf.sd_uuid, commands)
+        self._nodes = DeviceNodes(conf.sd_uuid, paths.root, owner, commands)
         self._owner = owner
         self._known = KnownCopy(paths.storage_identity)
         self._accept = accept
@@ -67,9 +79,11 @@ class BlockProvider:
             domain = None if self._accept or made.transport else self._still_there()
             if domain is None:
                 group = self._found(until)
-                notes += self._checked(group)
+                self._checked(group)
                 self._activate(group, made, until)
-                domain = self._recorded(group, made)
+                stores = self._stores(group, made, notes, until)
+                notes += self._strays(group, stores)
+                domain = self._recorded(group, made, stores)
                 self._verify(domain, group, until)
             else:
                 self._verify(domain, None, until)
@@ -86,7 +100,8 @@ class BlockProvider:
         changed = False
         with contextlib.suppress(NoGroup):
             group = self._group.look(min(COMMAND, remaining(until)))
-            active = [name for name in self._wanted() if name in group.volumes and group.volumes[name].active]
+            names = [*self._wanted(), DESCRIPTIONS, *self._recorded_stores()]
+            active = [name for name in names if name in group.volumes and group.volumes[name].active]
             if active:
                 self._group.deactivate(active, remaining(until))
                 changed = True
@@ -119,7 +134,7 @@ class BlockProvider:
             make(
                 *(self._group, group, name, size, zeroed, node),
                 left=lambda: min(COMMAND, remaining(until)),
-                settle=lambda: self._settle(until),
+                settle=lambda: self._nodes.settle(remaining(until)),
             )
             if made.transport or made.active:  # the domain is not connected: then nothing of it stays active
                 made.active.append(name.volume)
@@ -154,8 +169,14 @@ class BlockProvider:
         except DomainProblem:
             return None
         domain = self._domain(record)
-        nodes = [f"{domain.directory}/{name}" for name in self._wanted()]
+        nodes = [f"{domain.directory}/{name}" for name in (*self._wanted(), *record.stores)]
         return domain if all(os.path.exists(node) for node in nodes) else None
+
+    def _recorded_stores(self) -> List[str]:
+        try:
+            return sorted(load_record(self._paths.storage_record, self._conf.sd_uuid).stores)
+        except DomainProblem:
+            return []
 
     def _domain(self, record: BlockRecord) -> BlockDomain:
         return BlockDomain(record, str(self._paths.root / "dev"))
@@ -164,7 +185,7 @@ class BlockProvider:
         """Devices come a while after a login; a LUN that was mapped since then only after a scan."""
         scanned = False
         while True:
-            self._settle(until)
+            self._nodes.settle(remaining(until))
             try:
                 return self._group.look(min(COMMAND, remaining(until)))
             except NoGroup:
@@ -196,12 +217,12 @@ class BlockProvider:
         if not group.volumes[LEASES].active:
             made.active.append(LEASES)
             self._group.activate([LEASES], min(COMMAND, remaining(until)))
-            self._settle(until)
-        sector_size, alignment = (self._number(group, tag, default) for tag, default in _GEOMETRY)
+            self._nodes.settle(remaining(until))
+        sector_size, alignment = geometry(group, self._conf.sd_uuid)
         leases = str(self._paths.root / "dev" / self._conf.sd_uuid / LEASES)
         refuse_managed(leases, self._conf.sd_uuid, alignment, sector_size, remaining(until))
 
-    def _checked(self, group: Group) -> List[str]:
+    def _checked(self, group: Group) -> None:
         """What would make a connection dangerous or useless, before anything is activated."""
         self._check_group(group)
         name = self._conf.sd_uuid
@@ -214,7 +235,6 @@ class BlockProvider:
                 f"the group has none ({len(missing)} of {len(self._wanted())} are missing): check the UUIDs in "
                 "hosted-engine.conf; one that was lost: hosted-engine --create-volume",
             )
-        return self._strays(group)
 
     def _check_group(self, group: Group) -> None:
         name = self._conf.sd_uuid
@@ -234,8 +254,8 @@ class BlockProvider:
         if problem:
             raise ConnectionProblem(problem[0], f"volume group {name}", problem[1], problem[2])
 
-    def _strays(self, group: Group) -> List[str]:
-        wanted = self._wanted()
+    def _strays(self, group: Group, stores: Mapping[str, int]) -> List[str]:
+        wanted = [*self._wanted(), DESCRIPTIONS, *stores]
         strays = sorted(name for name, each in group.volumes.items() if each.active and name not in wanted)
         if not strays:
             return []
@@ -249,9 +269,9 @@ class BlockProvider:
         if self._by_vdsm:
             self._awaited(names)
             return
-        self._write_rule()
+        self._nodes.write_rule()
         if not names:
-            self._own()
+            self._nodes.own(self._wanted())
             return
         made.active += names
         try:
@@ -265,8 +285,8 @@ class BlockProvider:
                 "another device mapping has the LUN: look at dmsetup ls --tree" if busy else "look into the kernel log",
                 str(error),
             ) from error
-        self._settle(until)
-        self._own()
+        self._nodes.settle(remaining(until))
+        self._nodes.own(self._wanted())
 
     def _awaited(self, names: List[str]) -> None:
         if names:
@@ -278,65 +298,47 @@ class BlockProvider:
                 "vdsm if it is not used any more",
             )
 
-    def _write_rule(self) -> None:
-        """The nodes belong to the daemons, and do so again after each event of the device."""
-        rule = (
-            f'ENV{{DM_VG_NAME}}=="{self._conf.sd_uuid}", ENV{{DM_LV_NAME}}=="?*", OWNER:="36", GROUP:="36", '
-            f'MODE:="{MODE:04o}"\n'
-        )
-        path = self._rule_path()
-        if not os.path.exists(path) or _text(path) != rule:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.write_text(rule, encoding="ascii")
-            self._udevadm("control", "--reload")
-
-    def _rule_path(self) -> Path:
-        return self._paths.root / "run" / "udev" / "rules.d" / "99-ovirt-ha-storage.rules"
-
-    def _own(self) -> None:
-        directory = self._paths.root / "dev" / self._conf.sd_uuid
-        for name in self._wanted():
-            try:
-                os.chown(directory / name, *(self._owner or (-1, -1)))
-                os.chmod(directory / name, MODE)
-            except FileNotFoundError as error:
-                raise ConnectionProblem(
-                    "no-volume",
-                    str(directory / name),
-                    "the device node of the activated volume",
-                    "udev did not make it in time: look at udevadm monitor",
-                ) from error
-
-    def _recorded(self, group: Group, made: _Made) -> BlockDomain:
+    def _recorded(self, group: Group, made: _Made, stores: Mapping[str, int]) -> BlockDomain:
         """What the daemons cannot ask for themselves."""
-        sector_size, alignment = (self._number(group, tag, default) for tag, default in _GEOMETRY)
-        disk = group.volumes[self._conf.vm_disk_vol_id]
-        slots: Dict[str, int] = {disk.name: self._slot(disk)}
-        record = BlockRecord(self._conf.sd_uuid, sector_size, alignment, slots)
+        conf = self._conf
+        sector_size, alignment = geometry(group, conf.sd_uuid)
+        slots = {conf.vm_disk_vol_id: lease_slot(group, conf.sd_uuid, conf.vm_disk_vol_id)}
+        record = BlockRecord(conf.sd_uuid, sector_size, alignment, slots, stores, description_place(group))
         made.record = not self._paths.storage_record.exists()
         save_record(self._paths.storage_record, record)
         return self._domain(record)
 
-    def _slot(self, disk: LogicalVolume) -> int:
-        if disk.slot < 0:
-            raise ConnectionProblem(
-                "lease",
-                f"{self._conf.sd_uuid}/{disk.name}",
-                "a tag MD_<number>, which says where its lease is",
-                f"it has the tags {', '.join(disk.tags) or 'none'}: without its lease the engine VM never starts",
-            )
-        return disk.slot
+    def _stores(self, group: Group, made: _Made, notes: List[str], until: float) -> Dict[str, int]:
+        """The OVF_STORE volumes, active: where the description of each begins. Without them the VM is defined by the
+        configuration archive, so a failure is a note."""
+        if DESCRIPTIONS not in group.volumes or (self._by_vdsm and not group.volumes[DESCRIPTIONS].active):
+            return {}
+        before = len(made.active)
+        try:
+            self._switch_on([DESCRIPTIONS], group, made, until)
+            device = str(self._paths.root / "dev" / self._conf.sd_uuid / DESCRIPTIONS)
+            with files_as(device, min(SEARCH, remaining(until)), self._owner) as files:
+                found = search(files, device, description_offsets(group), description_place(group))
+            if self._by_vdsm:
+                return {name: place for name, place in found.items() if group.volumes[name].active}
+            self._switch_on(sorted(found), group, made, until)
+            return found
+        except (CommandError, ConnectionProblem, IoFailure, StorageError) as problem:
+            if made.active[before:]:
+                with contextlib.suppress(CommandError, ConnectionProblem):
+                    self._group.deactivate(made.active[before:], COMMAND)
+                del made.active[before:]
+            notes.append(f"the OVF_STORE volumes of {self._conf.sd_uuid} cannot be used: {problem}")
+            return {}
 
-    def _number(self, group: Group, tag: str, default: int) -> int:
-        text = group.tags.get(tag, str(default))
-        if text not in _ALLOWED[tag]:
-            raise ConnectionProblem(
-                "metadata",
-                f"volume group {self._conf.sd_uuid}",
-                f"a tag MDT_{tag} of {' or '.join(_ALLOWED[tag])}",
-                f"it says {text[:20]!r}: the domain is damaged, or newer than this version",
-            )
-        return int(text)
+    def _switch_on(self, names: List[str], group: Group, made: _Made, until: float) -> None:
+        new = [name for name in names if not group.volumes[name].active]
+        if new:
+            made.active += new
+            self._group.activate(new, min(COMMAND, remaining(until)))
+            self._nodes.settle(remaining(until))
+        if not self._by_vdsm:
+            self._nodes.own(names)
 
     def _verify(self, domain: BlockDomain, group: Optional[Group], until: float) -> None:
         """``group`` None: it was compared by the call that activated it."""
@@ -371,23 +373,6 @@ class BlockProvider:
             self._transport.undo(made.transport, COMMAND)
 
     def _forget_record(self) -> None:
-        for path in (self._paths.storage_record, self._rule_path()):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
-    def _settle(self, until: float) -> None:
-        seconds = min(COMMAND, remaining(until))
-        self._udevadm("settle", f"--timeout={max(1, int(seconds) - 1)}")
-
-    def _udevadm(self, *words: str) -> None:
-        # Its failure shows in what is looked for next: no device node, the wrong owner.
-        with contextlib.suppress(CommandError):
-            self._commands.run(["udevadm", *words], COMMAND)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="ascii", errors="replace")
-
-
-_GEOMETRY = (("BLOCK_SIZE", 512), ("ALIGNMENT", 1 << 20))
-_ALLOWED = {"BLOCK_SIZE": ("512", "4096"), "ALIGNMENT": tuple(str(number << 20) for number in (1, 2, 4, 8))}
+        self._nodes.forget_rule()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._paths.storage_record)

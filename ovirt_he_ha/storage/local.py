@@ -8,6 +8,7 @@ from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.storage.domain_files import DomainFiles, FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.io_process import IoFailure
+from ovirt_he_ha.storage.ovf_store import OvfStores, Stores
 from ovirt_he_ha.storage.volumes import check_volume, lease_area
 
 
@@ -73,6 +74,9 @@ class LocalDomain:
             )
         sector_size = self.sector_size()
         self.check(self.ids_path, lease_area(sector_size), sector_size)
+
+    def ovf_stores(self) -> Stores:
+        return OvfStores(f"{self.directory}/images")
 
     def check(self, path: str, min_size: int, sector_size: int) -> None:
         """One volume of the domain, see ``check_volume``."""

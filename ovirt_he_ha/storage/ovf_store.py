@@ -9,7 +9,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Tuple
 
 from ovirt_he_ha.storage.domain_files import VolumeFiles
 from ovirt_he_ha.storage.errors import StorageError
@@ -104,7 +104,19 @@ def newest_first(volumes: List[StoreVolume]) -> List[StoreVolume]:
     return sorted(volumes, key=lambda each: (each.description.updated, each.description.date, each.path), reverse=True)
 
 
-class OvfStores:
+class Stores(Protocol):
+    """Of one domain."""
+
+    def forget(self) -> None:
+        """Search again at the next look."""
+        ...
+
+    def newest_first(self, files: VolumeFiles) -> List[StoreVolume]:
+        """At least one. Raises OvfStoreError, StorageError."""
+        ...
+
+
+class OvfStores(Stores):
     """The OVF_STORE volumes of a file domain, ``images`` being its directory of images. The search reads the metadata
     of every volume (a domain may have hundreds), so its result is kept until ``forget``; the descriptions of the found
     ones are read anew at each look."""
@@ -138,7 +150,7 @@ class OvfStores:
             try:
                 self._left = [name for name in reversed(files.names(self.images)) if _NAME.fullmatch(name)]
             except IoFailure as failure:
-                raise _failed(self.images, failure) from failure
+                raise failed(self.images, failure) from failure
             self._found = []
         while self._left:
             self._found += _stores_in(files, f"{self.images}/{self._left[-1]}")
@@ -169,7 +181,7 @@ def read_ovf(files: VolumeFiles, volume: StoreVolume, vmid: str) -> bytes:
         size = files.look(volume.path).size
         return _find(_Window(files, volume.path, min(size, volume.description.size or size, MOST_STORE), size), vmid)
     except IoFailure as failure:
-        raise _failed(volume.path, failure) from failure
+        raise failed(volume.path, failure) from failure
     except TarDamage as damage:
         raise OvfStoreError("not-an-archive", volume.path, str(damage)) from None
 
@@ -235,6 +247,7 @@ def _content(window: _Window, offset: int, size: int) -> bytes:
     return content
 
 
-def _failed(path: str, failure: IoFailure) -> OvfStoreError:
+def failed(path: str, failure: IoFailure) -> OvfStoreError:
+    """What became of an access to ``path``."""
     what = str(StorageError(failure.code, path, failure.error)).partition(": ")[2]
     return OvfStoreError(failure.code, path, what)

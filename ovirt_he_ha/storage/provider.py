@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, Tuple
 
 from ovirt_he_ha.core.model import LeaseId
+from ovirt_he_ha.storage.ovf_store import Stores
 
 
 class Domain(Protocol):
@@ -39,6 +40,10 @@ class Domain(Protocol):
 
     def verify(self) -> None:
         """That it is there, is this domain, and can be written to. Raises DomainProblem, StorageOverdue."""
+        ...
+
+    def ovf_stores(self) -> Stores:
+        """The volumes in which a management application describes its VMs."""
         ...
 
     def check(self, path: str, min_size: int, sector_size: int) -> None:

@@ -117,6 +117,7 @@ class BlockWorld(MountedWorld):
         missing="0",
         without=(),
         extra=(),
+        more=(),
         sizes=(),
         lv_tags=(),
     ):
@@ -132,7 +133,7 @@ class BlockWorld(MountedWorld):
             return
         tags = ",".join(f"{name}={value}" for name, value in self.tags.items()) + ",RHAT_storage_domain"
         volumes = []
-        for name in [*(name for name in self.names if name not in without), *extra]:
+        for name in [*(name for name in self.names if name not in without), *extra, *more]:
             mine = f"IU_{self.conf.vm_disk_id},MD_{self.slot},PU_00000000-0000-0000-0000-000000000000"
             volumes.append(
                 {
