@@ -1,7 +1,8 @@
 """--cluster-stop and --cluster-start: the planned end of the whole cluster, and its planned return, in the order and
 with the waits that keep any host from starting the VM in between."""
 
-from typing import Any, Callable, Dict, List, Tuple, Union
+import shlex
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 from ovirt_he_ha.cli import vm
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
@@ -10,7 +11,7 @@ from ovirt_he_ha.cli.hosts import Hosts
 from ovirt_he_ha.cli.maintenance import reason_of, set_global, write_global
 from ovirt_he_ha.cli.problems import local_problems
 from ovirt_he_ha.cli.procedure import Procedure, Step
-from ovirt_he_ha.cli.request import Refusal, Request
+from ovirt_he_ha.cli.request import Refusal, Request, plain
 from ovirt_he_ha.cli.upkeep import has_seen
 from ovirt_he_ha.cli.whereabouts import Place, Where, place_here, place_of
 from ovirt_he_ha.client.link import BrokerSnapshot
@@ -44,7 +45,7 @@ def cluster_stop(request: Request) -> int:
     host = vm.Host()
     host.look()  # nothing is begun without a broker; one that fails later is waited for
     order = Procedure("--cluster-stop", host.paths, request.json, "stopped", None if wait is None else host.wall(wait))
-    status = order.run(_Stop(host, order, reason, forced=request.has("--force")).steps())
+    status = order.run(_Stop(host, order, reason, request).steps())
     if status is not None:
         return status
     unheard = [each["name"] for each in order.hosts if each["state"] in (_SILENT, _UNREADABLE)]
@@ -55,12 +56,19 @@ def cluster_stop(request: Request) -> int:
     )
 
 
+def _typed(request: Request) -> Iterator[str]:
+    """The options as they were given, for a shell."""
+    for option, value in request.options.items():
+        yield f" {option}" + (f"={shlex.quote(plain(value))}" if value else "")
+
+
 class _Stop:
-    def __init__(self, host: vm.Host, order: Procedure, reason: str, forced: bool) -> None:
+    def __init__(self, host: vm.Host, order: Procedure, reason: str, request: Request) -> None:
         self._host = host
         self._order = order
         self._reason = reason
-        self._forced = forced
+        self._forced = request.has("--force")
+        self._again = f"hosted-engine {request.verb}{''.join(_typed(request))}"
         self._asked = False
 
     def steps(self) -> List[Step]:
@@ -86,8 +94,8 @@ class _Stop:
     def _place(self, snapshot: BrokerSnapshot, hosts: Hosts) -> Place:
         place = place_of(snapshot, hosts, self._host.conf.host_id)
         if place.where is Where.ELSEWHERE:
-            what = "run this command on that host, hosts cannot ask each other"
-            raise Refusal("not-here", f"{place.text[0].upper()}{place.text[1:]}: {what}")
+            text = f"{place.text[0].upper()}{place.text[1:]}, and only that host can shut it down. Type there: "
+            raise Refusal("not-here", text + self._again)
         return place
 
     def _known(self, snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:

@@ -2,6 +2,8 @@
 --restore-shared-config: all of the latter, as it was before its last change."""
 
 import json
+import re
+import socket
 from typing import List, Optional
 
 from ovirt_he_ha.cli.deployment import NOT_DEPLOYED, is_deployed
@@ -13,6 +15,7 @@ from ovirt_he_ha.storage.archive import DAMAGED, ArchiveError
 
 READ_SECONDS = 1.5  # wall: 20 KiB
 WRITE_SECONDS = 20.0  # wall, on storage that answered a moment ago
+_ADDRESSES = ("gateway", "tcp_t_address", "email.smtp-server")  # IPv4 and IPv6 alike; the engine's fqdn is a name
 _EFFECT = {
     HE_LOCAL: "This host's daemons read it when they start (systemctl restart ovirt-ha-broker ovirt-ha-agent)",
     HE_SHARED: "It reaches hosts that are deployed from now on; running ones keep their own file",
@@ -31,6 +34,12 @@ def get_shared(request: Request) -> int:
 
 def set_shared(request: Request) -> int:
     key, value = request.words
+    if key in _ADDRESSES and not _is_address(value):
+        raise Refusal(
+            "value",
+            f"{key}: expected an address such as 192.0.2.1 or 2001:db8::1, without brackets, or a host name, "
+            f"found {value[:60]!r}",
+        )
     # What hangs or is refused is known before anything is written.
     _, kind = _found(_configuration(READ_SECONDS), key, request.value("--type"))
     with notice("Writing to the shared storage"):
@@ -41,6 +50,21 @@ def set_shared(request: Request) -> int:
     if kind in _EFFECT:
         warn(_EFFECT[kind])
     return 0
+
+
+def _is_address(text: str) -> bool:
+    """Stricter than reading is, which takes what somebody once wrote: what looks like an address has to be one."""
+    if ":" in text or "[" in text:
+        return _packs(socket.AF_INET6, text.partition("%")[0])
+    return not re.fullmatch(r"[0-9.]+", text) or _packs(socket.AF_INET, text)
+
+
+def _packs(family: int, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def restore_shared(request: Request) -> int:
@@ -84,5 +108,5 @@ def _found(configuration: SharedConfig, key: str, kind: Optional[str]) -> List[s
 
 def _refused(error: Exception) -> Refusal:
     code = str(getattr(error, "code", "failed"))
-    hint = ". --type=he_local and --type=ha need no storage" if isinstance(error, ArchiveError) else ""
+    hint = " (--type=he_local and --type=ha need no storage)" if isinstance(error, ArchiveError) else ""
     return Refusal(code, f"{error}{hint}")

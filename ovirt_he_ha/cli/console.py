@@ -97,7 +97,10 @@ def _password(given: Optional[str]) -> str:
         raise Refusal(
             "no-password", f"--add-console-password: expected --password, {VARIABLE} or a terminal to ask, found none"
         )
-    return getpass.getpass("Password for the VNC console (1 to 8 characters): ", sys.stderr)
+    try:
+        return getpass.getpass("Password for the VNC console (1 to 8 characters): ", sys.stderr)
+    except EOFError:
+        return ""
 
 
 def _checked(password: str) -> str:

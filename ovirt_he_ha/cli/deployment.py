@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, Tuple
 
 from ovirt_he_ha.cli.request import Refusal
-from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
+from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot, BrokerUnavailable
 from ovirt_he_ha.config.files import HostedEngineConf, load_hosted_engine_conf, read_values
 from ovirt_he_ha.config.paths import HostPaths
 
@@ -31,6 +31,17 @@ def look(link: BrokerLink) -> Tuple[BrokerSnapshot, Tuple[int, ...]]:
         return snapshot, link.is_host_alive()
     finally:
         link.deadline = whole
+
+
+def require_answer(link: BrokerLink) -> None:
+    """Before a call with a deadline for slow storage: a broker that answers nobody is told of after the link's own.
+    Raises BrokerUnavailable."""
+    try:
+        link.is_host_alive()
+    except BrokerUnavailable:
+        raise
+    except BrokerError:
+        return  # it answered
 
 
 def written_values(paths: HostPaths) -> Dict[str, str]:

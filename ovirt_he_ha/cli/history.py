@@ -34,7 +34,8 @@ def history(request: Request) -> int:
     for entry in entries:
         say(_line(entry))
     if not entries:
-        say("The ledger has no lines" + ("" if since is None else " since then"))
+        what = "no line that can be read" if read.skipped and not read.entries else "no lines"
+        say(f"The ledger has {what}" + ("" if since is None else " since then"))
     _warn_of(read)
     return 0
 
@@ -44,7 +45,8 @@ def audit_ledgers(request: Request) -> int:
     own, given = read_own(HostPaths.from_env().ledger), read_given(request.words)
     read = Read(own.entries + given.entries, own.skipped + given.skipped)
     if not read.entries:
-        raise Refusal("no-ledger", "This host's ledger has no lines, and no other was given: nothing to audit")
+        unread = "; ".join(each.text for each in _unread(read)) or "This host's ledger has no lines"
+        raise Refusal("no-ledger", f"{unread}, and no other was given: nothing to audit")
     ledgers = by_host(read.entries)
     found = audit(ledgers)
     found = replace(found, unproved=found.unproved + _unread(read))

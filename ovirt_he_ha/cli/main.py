@@ -1,13 +1,14 @@
 """hosted-engine: finds the verb, imports its module, turns every failure into one line and an exit status."""
 
 import importlib
+import io
 import json
 import os
 import sys
 from typing import List, Optional
 
-from ovirt_he_ha.cli.request import Unknown, parse, plain
-from ovirt_he_ha.cli.verbs import GONE, VERBS, help_of, usage
+from ovirt_he_ha.cli.request import Unknown, parse, plain, verb_of, warn
+from ovirt_he_ha.cli.verbs import VERBS, help_of, usage
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -17,6 +18,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Exit status: 0 done, 1 refused or failed, and what ``--help`` of a verb says beyond that."""
     words = sys.argv[1:] if argv is None else argv
     _open_what_is_closed()
+    _write_what_cannot_be_encoded()
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -52,6 +54,14 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
+def _write_what_cannot_be_encoded() -> None:
+    """A host's name may have letters that this terminal's encoding has not: they are shown as escapes, and the rest
+    as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _drop_output() -> None:
     """What is left in the buffer would fail again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -62,9 +72,9 @@ def _run(words: List[str]) -> int:
         sys.stdout.write(usage())
         return EXIT_FAILED
     options = _options_of(words)
-    if "--help" in options:
-        return _help([word for word in options if word not in ("--help", "--json")])
     try:
+        if "--help" in options:
+            return _help([word for word in options if word not in ("--help", "--json")])
         request = parse(words)
         verb = VERBS[request.verb]
         module = importlib.import_module(f"ovirt_he_ha.cli.{verb.module}")
@@ -86,17 +96,8 @@ def _wants_json(words: List[str]) -> bool:
 def _help(rest: List[str]) -> int:
     names = [word.partition("=")[0] for word in rest]
     known = [name for name in names if name in VERBS]
-    if known:
-        sys.stdout.write(help_of(known[0]))
-        return 0
-    for name in names:
-        if name in GONE:
-            sys.stderr.write(f"{name}: {GONE[name]}\n")
-            return EXIT_FAILED
-    if rest:
-        sys.stderr.write(plain(f"{rest[0][:80]}: no such command\n"))
-    sys.stdout.write(usage())
-    return EXIT_FAILED if rest else 0
+    sys.stdout.write(help_of(known[0] if known else verb_of(names)) if names else usage())
+    return 0
 
 
 def _failed(error: Exception, as_json: bool) -> int:
@@ -107,8 +108,10 @@ def _failed(error: Exception, as_json: bool) -> int:
         # Whoever asked for JSON parses standard output, whatever happened.
         sys.stdout.write(_error_json(refusal.code, str(refusal)))
         return refusal.status
-    stream = sys.stdout if refusal.to_stdout else sys.stderr
-    stream.write(plain(f"{refusal}\n"))
+    if refusal.to_stdout:
+        sys.stdout.write(plain(f"{refusal}\n"))
+    else:
+        warn(str(refusal))
     if isinstance(refusal, Unknown):  # not in JSON mode: one object, and nothing else
         sys.stdout.write(usage())
     return refusal.status

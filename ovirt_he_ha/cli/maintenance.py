@@ -3,10 +3,10 @@
 from typing import Callable, Dict, List, Optional, Tuple, TypeVar
 
 from ovirt_he_ha.cli import upkeep
-from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
+from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker, require_answer
 from ovirt_he_ha.cli.failure import explain
 from ovirt_he_ha.cli.hosts import Hosts, global_flag, read_hosts
-from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.request import Refusal, Request, plain, say, warn
 from ovirt_he_ha.cli.waiting import Condition, notice, wait_for
 from ovirt_he_ha.client.link import BrokerError, BrokerLink, BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
@@ -115,8 +115,9 @@ _CONDITIONS: Dict[str, Callable[[int], Condition]] = {"local": left, "global": _
 
 def reason_of(request: Request) -> str:
     """Raises Refusal for one that does not fit into a slot."""
-    # The slot is ASCII, and its fields end at a bar.
-    reason = " ".join((request.value("--reason") or "").encode("ascii", "replace").decode().split()).replace("|", "/")
+    # The slot is ASCII, its fields end at a bar, and nothing in it may steer the terminals of other hosts.
+    words = " ".join((request.value("--reason") or "").split())
+    reason = plain(words).encode("ascii", "replace").decode().replace("|", "/")
     if len(reason) > _REASON_LENGTH:
         raise Refusal("usage", f"--reason: expected at most {_REASON_LENGTH} characters, found {len(reason)}")
     return reason
@@ -133,6 +134,7 @@ def set_global(paths: HostPaths, link: BrokerLink, reason: str) -> None:
 
 
 def _enter_global(paths: HostPaths, link: BrokerLink, reason: str) -> None:
+    require_answer(link)
     set_global(paths, link, reason)
     say(
         "Global maintenance is on, read back from the shared volume: no host starts, stops or moves the engine VM"
@@ -178,13 +180,20 @@ def _leave_both(paths: HostPaths, link: BrokerLink, reason: str) -> None:
     before = _attempt(lambda: load_ha_conf(paths.ha_conf), failures)
     if before is not None and _attempt(lambda: _clear_local(paths, before, reason), failures) is not None:
         say("Local maintenance of this host is off" + ("" if before.maintenance else ", as it was"))
-    was_on = _attempt(lambda: global_flag(link.snapshot()).value, [])
-    if _attempt(lambda: write_global(link, False), failures) is not None:
-        say("Global maintenance of the cluster is off" + (", as it was" if was_on is False else ""))
+    cleared = _attempt(lambda: _clear_global(link), failures)
+    if cleared is not None:
+        say(f"Global maintenance of the cluster is {cleared}")
         _attempt(lambda: _name_who_stays(link), [])
     if failures:
         refusals = [explain(failure) for failure in failures]
         raise Refusal(refusals[0].code, "\n".join(str(refusal) for refusal in refusals))
+
+
+def _clear_global(link: BrokerLink) -> str:
+    require_answer(link)
+    was_on = _attempt(lambda: global_flag(link.snapshot()).value, [])
+    write_global(link, False)
+    return "off, as it was" if was_on is False else "off"
 
 
 def _clear_local(paths: HostPaths, before: HaConf, reason: str) -> HaConf:

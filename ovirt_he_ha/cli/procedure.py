@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from ovirt_he_ha.cli.failure import explain
 from ovirt_he_ha.cli.hosts import Hosts
-from ovirt_he_ha.cli.request import Refusal, say
+from ovirt_he_ha.cli.request import Refusal, say, warn
 from ovirt_he_ha.cli.waiting import Condition, Overdue, wait_for
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
@@ -110,7 +110,7 @@ class Procedure:
         else:
             with suppress(BrokenPipeError):
                 sys.stdout.flush()
-            sys.stderr.write(message + "\n")
+            warn(message)
         return error.status
 
     def _struct(self, state: str) -> Dict[str, Any]:

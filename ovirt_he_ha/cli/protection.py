@@ -1,15 +1,17 @@
 """--protection: what guards the engine VM on every host, what is missing, what to do, and how long each fault takes."""
 
 import json
-import os
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, replace
-from typing import Any, Collection, Dict, List, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker, look
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
-from ovirt_he_ha.cli.request import Request, say
+from ovirt_he_ha.cli.request import Request, plain, say, say_painted
+from ovirt_he_ha.cli.table import is_coloured, width_of
 from ovirt_he_ha.client.bounded_volume import BoundedVolume
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
@@ -291,14 +293,15 @@ def _role(one: Host, meter: Protection) -> str:
 
 def _print(view: _View) -> None:
     meter = view.meter
-    paint = _painter()
+    paint = _Paint(is_coloured(sys.stdout))
     count = sum(1 for finding in meter.findings if finding.level is not Level.NOTE)
     verdict = _VERDICTS[meter.level].format(
         deployed=meter.deployed, where=view.name(meter.vm_host), spares=len(meter.spares), count=count
     )
-    say(paint(verdict, meter.level))
+    width = width_of(sys.stdout) if sys.stdout.isatty() else 0
+    _say_wrapped(verdict, width, 0, lambda text: paint(text, meter.level))
     say("")
-    for line in _table(view):
+    for line in _table(view, width):
         say(line)
     say("")
     eligible = sum(1 for one in view.hosts if one.eligible)
@@ -309,11 +312,18 @@ def _print(view: _View) -> None:
     for each in view.recovery:
         seconds = "never" if each.how == "not-recovered" else "?" if each.seconds is None else f"{each.seconds:.0f} s"
         level = Level.UNPROTECTED if each.how == "not-recovered" else Level.UNKNOWN if each.seconds is None else None
-        say(paint(f"  {each.title:<50}  {seconds:>6}  {each.text}", level))
-    _print_findings(view, paint)
+        say_painted(paint(plain(f"  {each.title:<50}  {seconds:>6}  {each.text}"), level))
+    _print_findings(view, paint, width)
 
 
-def _print_findings(view: _View, paint: "_Paint") -> None:
+def _say_wrapped(text: str, width: int, indent: int, painted: Callable[[str], str] = str) -> None:
+    """``width`` 0: one line, for whoever reads it by program."""
+    begin = " " * indent
+    for line in textwrap.wrap(plain(text), max(40, width - indent)) if width else [plain(text)]:
+        say_painted(painted(begin + line))
+
+
+def _print_findings(view: _View, paint: "_Paint", width: int) -> None:
     for level, heading in _HEADINGS.items():
         found = [finding for finding in view.meter.findings if finding.level is level]
         if found:
@@ -321,8 +331,8 @@ def _print_findings(view: _View, paint: "_Paint") -> None:
             say(heading)
         for finding in found:
             sentence, mend = findings.describe(finding, view.names)
-            say(paint(f"  {sentence}", level))
-            say(f"      -> {mend}")
+            _say_wrapped(sentence, width, 2, partial(paint, level=level))
+            _say_wrapped(f"-> {mend}", width, 6)
 
 
 class _Paint:
@@ -334,19 +344,28 @@ class _Paint:
         return f"{colour}{text}{_PLAIN}" if colour else text
 
 
-def _painter() -> _Paint:
-    return _Paint(sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb")
-
-
 _COLUMNS = (
     *("host", "role", "score", "watchdog", "locks", "definition", "audit", "lockspace", "timeouts"),
     *("agent", "broker", "libvirt", "sanlock", "clock"),
 )
+_VERSIONS = _COLUMNS.index("agent")
 
 
-def _table(view: _View) -> List[str]:
+def _table(view: _View, width: int) -> List[str]:
+    """``width`` of the screen; 0: of no end. Where all columns do not fit, those of the versions come below."""
     rows = [_COLUMNS, *(_row(one, view) for one in view.hosts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    whole = _aligned(rows)
+    if not width or len(max(whole, key=len)) <= width:
+        return whole
+    return [
+        *_aligned([row[:_VERSIONS] for row in rows]),
+        "",
+        *_aligned([(row[0], *row[_VERSIONS:]) for row in rows]),
+    ]
+
+
+def _aligned(rows: Sequence[Tuple[str, ...]]) -> List[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
 
 

@@ -1,12 +1,14 @@
 """What was asked on the command line, and why it may be refused."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.cli.verbs import FLAG, GONE, VERBS, is_optional
 
 _END = "--"  # what follows is no option
+_ANYWHERE = ("--json", "--help")  # options that many commands have
 
 
 class Refusal(Exception):
@@ -61,7 +63,12 @@ class Request:
 
 
 def say(text: str) -> None:
-    """Raises Refusal where standard output is full, BrokenPipeError where nobody reads it any more."""
+    """``plain``. Raises Refusal where standard output is full, BrokenPipeError where nobody reads it any more."""
+    say_painted(plain(text))
+
+
+def say_painted(text: str) -> None:
+    """As it is: for colours, around what ``plain`` has returned. Raises what ``say`` does."""
     try:
         sys.stdout.write(text + "\n")
     except BrokenPipeError:
@@ -71,19 +78,23 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    """A remark. What was done is done, also where nobody can be told."""
+    with suppress(OSError):
+        sys.stderr.write(plain(text) + "\n")
 
 
 def plain(text: str) -> str:
     """Lines for people that repeat what was typed, or what a file or a slot says, which anybody may have written: none
     of it may steer a terminal."""
+    if text.isprintable():  # one look: the JSON of 250 hosts has 600,000 characters
+        return text
     return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
 
 
 def parse(argv: List[str]) -> Request:
     """One verb, its options and its words, in any order; after ``--`` everything is a word. Raises Unknown if there is
     no verb, Refusal for anything that does not fit."""
-    verb = _verb(_options_of(argv))
+    verb = verb_of(_options_of(argv))
     if VERBS[verb].reads_itself:
         return _as_given(verb, argv)
     reader = _Reader(verb, argv)
@@ -170,13 +181,16 @@ def _no_value(name: str, value: Optional[str]) -> None:
         raise Refusal("usage", f"{name} takes no value, found {value[:40]!r}")
 
 
-def _verb(names: List[str]) -> str:
+def verb_of(names: List[str]) -> str:
+    """Raises Refusal for one that is not offered any more, Unknown where there is none."""
     found = [name for name in names if name in VERBS]
     for name in names:
         if name in GONE:
             raise Refusal("not-offered", f"{name}: {GONE[name]}")
     if not found:
-        raise Unknown("usage", f"{names[0][:80] if names else ''}: no such command{_meant(names)}")
+        meant = [name for name in names if name not in _ANYWHERE] or names
+        what = f"{meant[0][:80] or repr('')}: no such command" if meant else "expected a command, found none"
+        raise Unknown("usage", f"{what}{_meant(names)}")
     if len(found) > 1:
         raise Refusal("usage", f"one command at a time: {' and '.join(found)} exclude each other")
     return found[0]

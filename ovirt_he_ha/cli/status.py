@@ -11,9 +11,10 @@ from ovirt_he_ha.cli.deployment import (
     is_deployed,
     written_values,
 )
+from ovirt_he_ha.cli.failure import explain
 from ovirt_he_ha.cli.hosts import structs
 from ovirt_he_ha.cli.problems import Problem
-from ovirt_he_ha.cli.request import Refusal, Request, plain, say, warn
+from ovirt_he_ha.cli.request import Refusal, Request, say, say_painted, warn
 from ovirt_he_ha.cli.sources import BROKER, CLOCK, NOBODY, Origin, View, gather
 from ovirt_he_ha.config.files import load_agent_conf
 from ovirt_he_ha.config.paths import HostPaths
@@ -53,8 +54,9 @@ def check_liveliness(_request: Request) -> int:
         fqdn = written_values(paths).get("fqdn", "")
         agent_conf = load_agent_conf(paths.agent_conf)
     except ConfigError as error:
-        raise Refusal("configuration", str(error), status=2) from error
-    url = agent_conf.health_url or (f"http://{fqdn}{health_page.PATH}" if fqdn not in ("", "None") else "")
+        raise Refusal("configuration", str(explain(error)), status=2) from error
+    host = f"[{fqdn}]" if ":" in fqdn and not fqdn.startswith("[") else fqdn
+    url = agent_conf.health_url or (f"http://{host}{health_page.PATH}" if fqdn not in ("", "None") else "")
     if not url:
         raise Refusal(
             "configuration",
@@ -98,7 +100,7 @@ def vm_status(request: Request) -> int:
     if request.has("--table"):
         from ovirt_he_ha.cli.table import table
 
-        say(table(view, conf.host_id))
+        say_painted(table(view, conf.host_id))
         return 0
     _print(view, conf.host_id)
     return 0
@@ -151,7 +153,7 @@ def _print(view: View, own_id: int) -> None:
         lines += [f"\t{line}" for problem in view.problems for line in problem.text.splitlines()]
     if view.slots.source != BROKER:
         lines += ["", "", *_found(view)]
-    say(plain("\n".join(lines)))
+    say("\n".join(lines))
 
 
 def _found(view: View) -> List[str]:

@@ -5,7 +5,14 @@ import time
 from contextlib import contextmanager
 from typing import Iterator, List
 
-from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, fetched_vm_conf, link_to_broker, look
+from ovirt_he_ha.cli.deployment import (
+    LOOK_SECONDS,
+    deployed_conf,
+    fetched_vm_conf,
+    link_to_broker,
+    look,
+    require_answer,
+)
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.cli.waiting import notice
@@ -93,6 +100,7 @@ def reinitialize_lockspace(request: Request) -> int:
     paths = HostPaths.from_env()
     deployed_conf(paths)
     with link_to_broker(paths, LOOK_SECONDS) as link:
+        require_answer(link)
         if not request.has("--force"):
             snapshot, alive = look(link)
             _require_volume(snapshot)

@@ -92,7 +92,8 @@ VERBS: Dict[str, Verb] = {
         {"--wait": "seconds", "--force": FLAG, "--reason": "text", "--json": FLAG},
         "stop the whole cluster as planned: afterwards the hosts may be powered off",
         "Run it on the host that has the engine VM. Stop the other VMs before: nobody does it without the engine.\n"
-        "1 looking        where the engine VM runs; if elsewhere, that host is named and nothing changes\n"
+        "1 looking        where the engine VM runs; if elsewhere, the host and what to type there are named, and "
+        "nothing changes\n"
         "2 maintenance    global maintenance is set, and read back from the volume\n"
         "3 acknowledging  every live host has seen it, so none starts the VM again\n"
         "4 shutting-down  the guest is asked to shut down; with --force it is powered off when it does not\n"
@@ -208,8 +209,8 @@ VERBS: Dict[str, Verb] = {
         {"--force": FLAG, "--json": FLAG},
         "put the shared configuration back as it was before its last change",
         "All of it: hosted-engine.conf for new hosts, notifications, the VM's first definition. Prints which of them\n"
-        "differed. Asked again, it undoes itself. Refused if an oVirt tool, which keeps no copy, changed something\n"
-        "since: --force loses that change as well.",
+        "differed, after 20 s at most. Asked again, it undoes itself. Refused if an oVirt tool, which keeps no copy,\n"
+        "changed something since: --force loses that change as well.",
     ),
     "--connect-storage": Verb(
         "storage",

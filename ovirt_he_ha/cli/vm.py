@@ -17,6 +17,7 @@ from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf, load_agent_conf
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.config.text import read_text
 from ovirt_he_ha.core.model import (
     MAX_HOST_ID,
     Action,
@@ -135,15 +136,13 @@ def _healthy() -> Condition:
 
 def _definition(host: Host, path: Path, by_hand: bool) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         custom = load_custom(host.agent_conf)
         conf = parse_vm_conf(text)
         if by_hand and conf.xml:
             check_elements(parse_xml(conf.xml), custom.allowed, "xmlBase64")
         xml = engine_xml(conf, host.lease, custom=custom)
         check(xml, host.lease, host.conf.vmid)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error
     except (DefinitionRefused, VmConfError, CustomRefused) as error:
         raise Refusal("definition", f"{path}: {error}") from error
     return xml
@@ -276,9 +275,11 @@ def _move_behind(host_id: int, name: str) -> int:
 
 
 def in_background(words: List[str]) -> "subprocess.Popen[str]":
-    """This interpreter again, out of reach of the terminal's signals; its standard error can be read."""
+    """This interpreter again, out of reach of the terminal's signals; its standard error can be read. It takes modules
+    from its working directory first: that is one where only root writes."""
     return subprocess.Popen(
         [sys.executable, *words],
+        cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -319,6 +320,6 @@ def _interruptible(host: Host, action: Action, what: str) -> ActionReport:
 def _memory_mib(host: Host) -> int:
     path = fetched_vm_conf(host.paths, host.conf)
     try:
-        return int(parse_vm_conf(path.read_text(encoding="utf-8")).memory_mib)
-    except (OSError, UnicodeDecodeError, VmConfError) as error:
+        return int(parse_vm_conf(read_text(path)).memory_mib)
+    except VmConfError as error:
         raise Refusal("vm-conf", f"{path}: expected the engine VM's definition: {error}") from error

@@ -1,5 +1,6 @@
 """Waiting for what a verb has begun: one line that is redrawn on a terminal, one line per change elsewhere."""
 
+import os
 import sys
 import threading
 import time
@@ -8,13 +9,14 @@ from typing import Callable, Iterator, Optional, TextIO, Tuple
 
 from ovirt_he_ha.cli.deployment import CALL_SECONDS, link_to_broker
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
-from ovirt_he_ha.cli.request import Refusal
+from ovirt_he_ha.cli.request import Refusal, plain
 from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
 
 TICK = 1.0  # wall seconds between two lines on a terminal; nothing is read for it but the broker's memory
 LOOK = 5.0  # wall seconds between two looks elsewhere, when nothing wakes us
 AGAIN = 1.0  # wall seconds until a broker that did not answer is asked again
+_USUAL_WIDTH = 80  # columns of a terminal that does not tell
 NOTICE = 1.0  # wall seconds until somebody who was not told to wait is told why he does
 
 # What is to be seen now, and whether it is what is waited for. Raises Refusal when it will not come.
@@ -28,6 +30,21 @@ class Overdue(Refusal):
         super().__init__("overdue", f"Not within {seconds:.0f} s: {seen}. It goes on; --vm-status shows it")
         self.seconds = seconds
         self.seen = seen
+
+
+def redraw(stream: TextIO, text: str) -> None:
+    """One line of a terminal, in the place of the one before: longer than the screen is wide it could not be drawn over
+    again."""
+    line = " ".join(plain(text).split("\n"))
+    width = _columns(stream) - 1
+    stream.write("\r\x1b[K" + (line if len(line) <= width else line[: max(0, width - 1)] + "~"))
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
+    except (OSError, ValueError):
+        return _USUAL_WIDTH
 
 
 class Progress:
@@ -51,10 +68,10 @@ class Progress:
 
     def show(self, text: str) -> None:
         if self.redraws:
-            self._stream.write(f"\r\x1b[K[{self.passed:3.0f} of {self._limit:.0f} s] {text}")
+            redraw(self._stream, f"[{self.passed:3.0f} of {self._limit:.0f} s] {text}")
             self._drawn = True
         elif text != self._shown:
-            self._stream.write(f"[{self.passed:3.0f} s] {text}\n")
+            self._stream.write(plain(f"[{self.passed:3.0f} s] {text}") + "\n")
         self._shown = text
         self._stream.flush()
 
@@ -112,12 +129,12 @@ def _tell(text: str, stream: TextIO, ended: threading.Event) -> None:
     if ended.wait(NOTICE):
         return
     if not stream.isatty():
-        stream.write(text + "\n")
+        stream.write(plain(text) + "\n")
         stream.flush()
         return
     begin = time.monotonic() - NOTICE
     while True:
-        stream.write(f"\r\x1b[K[{time.monotonic() - begin:3.0f} s] {text}")
+        redraw(stream, f"[{time.monotonic() - begin:3.0f} s] {text}")
         stream.flush()
         if ended.wait(TICK):
             break

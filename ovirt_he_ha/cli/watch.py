@@ -5,9 +5,11 @@ The broker tells when that is; nothing is read from the storage for it. Without 
 """
 
 import json
+import os
+import re
 import sys
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, TextIO, Tuple
 
 from ovirt_he_ha.cli.deployment import link_to_broker
 from ovirt_he_ha.cli.request import Refusal, plain
@@ -26,6 +28,8 @@ _TOLD = (
     "global_since", "global_reason",
 )  # fmt: skip
 _HOME, _REST, _LINE = "\x1b[H\x1b[2J", "\x1b[J", "\x1b[K"
+
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 As_json = Callable[[View], Dict[str, Any]]
 
@@ -99,7 +103,7 @@ def watch(paths: HostPaths, conf: HostedEngineConf) -> int:
         for frame in frames(paths, conf):
             text = table(frame.view, conf.host_id) if frame.view else plain(str(frame.refusal))
             if out.isatty():
-                lines = [f"{line}{_LINE}\n" for line in [_heading(), *text.splitlines()]]
+                lines = [f"{line}{_LINE}\n" for line in _fitting([_heading(), *text.splitlines()], out)]
                 out.write((_HOME if last is None else "\x1b[H") + "".join(lines) + _REST)
             elif frame.meaning != last:
                 out.write(f"{_heading()}\n{text}\n\n")
@@ -108,6 +112,24 @@ def watch(paths: HostPaths, conf: HostedEngineConf) -> int:
     except KeyboardInterrupt:
         out.write("\n")
     return 0
+
+
+def _fitting(lines: List[str], out: TextIO) -> List[str]:
+    """As many as the screen takes, the cursor's below them, and how many are left out: what scrolls cannot be drawn
+    over again. A line that is wider than the screen takes several."""
+    try:
+        columns, rows = os.get_terminal_size(out.fileno())
+    except (OSError, ValueError):
+        return lines
+    if not columns or not rows:
+        return lines
+    taken = [max(1, -(-len(_COLOUR.sub("", line)) // columns)) for line in lines]
+    if sum(taken) < rows:
+        return lines
+    shown = 0
+    while shown < len(lines) and sum(taken[: shown + 1]) + 1 < rows:
+        shown += 1
+    return [*lines[:shown], f"{len(lines) - shown} more lines; --vm-status --table shows all"[:columns]]
 
 
 def _heading() -> str:

@@ -11,7 +11,7 @@ from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.deployment import deployed_conf, link_to_broker
 from ovirt_he_ha.cli.explanation import Cluster, explain
 from ovirt_he_ha.cli.host_story import UPSTREAM, HostSeen, clock, duration
-from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.request import Refusal, Request, say, say_painted, warn
 from ovirt_he_ha.cli.sources import AGENT, BROKER, BROKER_SECONDS, View, gather
 from ovirt_he_ha.cli.table import is_coloured, width_of
 from ovirt_he_ha.client.link import BrokerError
@@ -149,7 +149,7 @@ def _is_live(view: View, own_id: int, host_id: int) -> Optional[bool]:
 def _print(answer: Struct, cluster: Cluster, flag: List[str]) -> None:
     width = max(_NARROWEST, min(width_of(sys.stdout), 120))
     text = textwrap.fill(_plain(answer["answer"]["text"]), width)
-    say(f"{_BOLD}{text}{_PLAIN}" if is_coloured(sys.stdout) else text)
+    say_painted(f"{_BOLD}{text}{_PLAIN}" if is_coloured(sys.stdout) else text)
     for line in [wrapped for each in flag for wrapped in _wrapped("", each, width, 0)]:
         say(_plain(line))
     for line in _lines(answer, cluster, width):

@@ -134,7 +134,7 @@ def _absolute(text: str) -> str:
 
 TEXT = Kind("text", str)
 UUID = Kind("a UUID (8-4-4-4-12 hexadecimal digits)", _matching(_UUID))
-HOST = Kind("a host name or an address", _matching(_HOST))
+HOST = Kind("a host name or an IPv4 address", _matching(_HOST))
 ADDRESS = Kind("an address or a host name", _matching(_ADDRESS))
 PORT = whole(1, 65535)
 BOOLEAN = Kind("a truth value: true, yes, 1 or false, no, 0", parse_boolean)
@@ -252,7 +252,7 @@ AGENT_SECTIONS: Mapping[str, Tuple[Key, ...]] = {
 
 BROKER_SECTIONS: Mapping[str, Tuple[Key, ...]] = {
     "email": (
-        Key("smtp-server", "smtp_server", HOST, "mail server", "localhost"),
+        Key("smtp-server", "smtp_server", ADDRESS, "mail server", "localhost"),
         Key("smtp-port", "smtp_port", PORT, "its port", 25),
         Key(
             "smtp-timeout",

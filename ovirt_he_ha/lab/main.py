@@ -25,6 +25,7 @@ from ovirt_he_ha.lab.layout import (
     LabHost,
     directory_from,
 )
+from ovirt_he_ha.sim.options import Parser
 
 
 def say(text: str) -> None:
@@ -229,7 +230,7 @@ def log_files(hosts: Sequence[LabHost], service: str) -> List[Path]:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="he-lab", description=__doc__)
+    top = Parser(prog="he-lab", description=__doc__)
     commands = top.add_subparsers(dest="verb", required=True)
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:

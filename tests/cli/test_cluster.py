@@ -1,6 +1,7 @@
 """--cluster-stop and --cluster-start against a broker whose cluster does what it is told, or does not."""
 
 import json
+import shlex
 from dataclasses import replace
 from typing import Any, Callable, ClassVar, Iterator, List, Tuple
 
@@ -147,6 +148,15 @@ def test_a_vm_that_is_elsewhere_is_not_touched(cluster: Cluster, flag: HostLease
     ran = run("--cluster-stop", "--json", "--wait=1")
     assert broken_off(ran, "looking") and "host2" in ran.json["error"]["message"]
     assert cluster.world.written == [] and cluster.asked == []
+
+
+def test_what_to_type_on_the_host_that_has_the_vm(cluster: Cluster) -> None:
+    """The same command with the same options, for a shell."""
+    cluster.runs_on(2)
+    ran = run("--cluster-stop", "--reason=power's out", "--force", "--wait=600")
+    assert ran.status == 1 and "host2" in ran.err
+    typed = shlex.split(ran.err[ran.err.index("hosted-engine") :].splitlines()[0])
+    assert typed[1] == "--cluster-stop" and set(typed[2:]) == {"--reason=power's out", "--force", "--wait=600"}
 
 
 def test_a_dead_owner_does_not_keep_it_from_stopping(cluster: Cluster) -> None:

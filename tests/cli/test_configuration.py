@@ -205,3 +205,18 @@ def test_restore_without_a_copy(shared: World) -> None:
     ran = run("--restore-shared-config", "--json")
     assert (ran.status, ran.json["error"]["code"]) == (1, "no-copy")
     assert archive_of(shared).read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["gateway", "tcp_t_address"])
+@pytest.mark.parametrize("value", ["999.1.1.1", "1.2.3", "::g", "[2001:db8::1]", "1:2", "2001:db8::1::2"])
+def test_what_looks_like_an_address_and_is_none(host: World, key: str, value: str) -> None:
+    before = host.paths.hosted_engine_conf.read_bytes()
+    ran = run("--set-shared-config", key, value, "--type=he_local")
+    assert ran.status == 1 and ran.err.count("\n") == 1 and "2001:db8::1" in ran.err
+    assert host.paths.hosted_engine_conf.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", ["2001:db8::1", "fe80::1%eth0", "192.0.2.1", "router.test", "10gw"])
+def test_addresses_and_names(host: World, value: str) -> None:
+    assert run("--set-shared-config", "gateway", value, "--type=he_local").status == 0
+    assert f"gateway={value}\n" in host.paths.hosted_engine_conf.read_text()

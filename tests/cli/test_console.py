@@ -1,5 +1,6 @@
 """--console and --add-console-password, with a fake of libvirt's side."""
 
+import getpass
 import os
 import pty
 import socket
@@ -196,3 +197,17 @@ def test_a_terminal_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
         assert console._on_terminal()
         monkeypatch.setattr(console.sys, "stdout", StringIO())
         assert not console._on_terminal()
+
+
+def test_a_terminal_that_ends_instead_of_a_password(engine: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ending(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def ended(*_args: object) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", Ending())
+    monkeypatch.setattr(getpass, "getpass", ended)
+    ran = run("--add-console-password")
+    assert ran.status == 1 and "internal" not in ran.err and engine.set_to == []  # type: ignore[attr-defined]

@@ -177,3 +177,10 @@ def test_a_wrong_file_is_one_line(host, tmp_path, what):
     ran = run("--audit", str(path))
     assert ran.status == 1 and len(ran.err.splitlines()) == 1 and str(path) in ran.err
     assert json.loads(run("--audit", "--json", str(path)).out)["error"]["code"] == "ledger-problem"
+
+
+def test_a_ledger_of_garbage_alone_is_not_called_empty(host):
+    host.paths.ledger.write_bytes(b"garbage\n\x00\xff\n")
+    shown, ran = run("--history"), run("--audit", "--json")
+    assert shown.status == 0 and "can be read" in shown.out and str(host.paths.ledger) in shown.err
+    assert ran.status == 1 and str(host.paths.ledger) in ran.json["error"]["message"]

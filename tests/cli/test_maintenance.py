@@ -228,3 +228,22 @@ def test_a_host_that_does_not_follow_is_named(world: World) -> None:
     world.publish(record(1, extra=(("state", "GlobalMaintenance"),)), record(2))
     ran = run("--set-maintenance", "--mode=global", "--wait=1")
     assert ran.status == 1 and "2 (host2)" in ran.err
+
+
+@pytest.mark.parametrize("mode", ["global", "local", "none"])
+def test_a_broker_that_answers_nobody_is_not_waited_for(host: World, mode: str) -> None:
+    """The write has 30 s, for slow storage."""
+    host.hang_broker()
+    begin = time.monotonic()
+    ran = run("--set-maintenance", f"--mode={mode}", "--reason=x")
+    assert time.monotonic() - begin < 3.0
+    assert ran.status == (0 if mode == "local" else 1) and "ovirt-ha-broker" in ran.err
+    if mode == "global":
+        assert not host.paths.ha_conf.exists()
+    else:
+        assert local(host).maintenance is (mode == "local")
+
+
+def test_a_broker_that_only_refuses_to_say_who_is_alive_is_asked(world: World) -> None:
+    world.refuse["is_host_alive"] = Fault(FaultCode.INTERNAL, "not now")
+    assert run("--set-maintenance", "--mode=global").status == 0 and world.slots[0] == ON

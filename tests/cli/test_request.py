@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -210,3 +212,46 @@ def test_a_reader_that_goes_away_is_no_error(host: World) -> None:
         process.stdout.close()
         assert process.wait(20) == 1
         assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("words", ["--help --nonsense", "--nonsense --help", "--vm-start-paused --help"])
+def test_help_for_what_there_is_not(words: str) -> None:
+    ran = run(*words.split())
+    assert ran.status == 1 and ran.err.count("\n") == 1
+    ran = run(*words.split(), "--json")
+    assert ran.status == 1 and set(ran.json) == {"error"} and ran.out.count("\n") == 1 and not ran.err
+
+
+def test_the_word_that_is_no_command_is_named() -> None:
+    assert "--nonsense" in run("--json", "--nonsense").json["error"]["message"]
+    assert "--vm-status" in run("vm-status", "--help").err
+    assert run("").err.startswith("''")
+    assert run("--").status == run("--json").status == 1
+
+
+def test_what_another_user_may_do_says_so(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read, and one that cannot be written."""
+    real = os.open
+
+    def refused(path: str, flags: int, *more: int, **also: int) -> int:
+        if str(path).startswith(str(host.root)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, flags, *more, **also)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ovirt_he_ha.config.text.os.open", refused)
+        tried = [run("--vm-status"), run("--vm-start"), run("--check-liveliness")]
+
+    def only_writes_are(path: str, flags: int, *more: int, **also: int) -> int:
+        return refused(path, flags) if flags & (os.O_WRONLY | os.O_RDWR) else real(path, flags, *more, **also)
+
+    before = host.paths.hosted_engine_conf.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("ovirt_he_ha.config.text.os.open", only_writes_are)
+        tried += [
+            run("--set-maintenance", "--mode=local"),
+            run("--set-shared-config", "gateway", "192.0.2.9", "--type=he_local"),
+        ]
+    for ran in tried:
+        assert ran.status in (1, 2) and "as root or as the user vdsm" in ran.err and "[Errno" not in ran.err, ran
+    assert host.paths.hosted_engine_conf.read_text() == before

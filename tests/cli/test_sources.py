@@ -1,9 +1,11 @@
 """The status without the broker: what is shown, where it is from, and that nothing hangs."""
 
+import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 import pytest
 
@@ -174,6 +176,39 @@ def proc(tmp_path: Path) -> Iterator[Path]:
 def test_readers_that_hang_in_the_kernel_are_counted(proc: Path) -> None:
     assert sources.stuck_readers("/volume", str(proc)) == 2
     assert sources.stuck_readers("/other", str(proc)) == 0
+
+
+@pytest.fixture
+def mute(proc: Path) -> Iterator[Callable[[int], None]]:
+    """Processes whose command line is read for ever, as under a lock that they sleep with."""
+    made: List[Path] = []
+
+    def make(number: int) -> None:
+        process(proc, number, "D", "fsync")
+        made.append(proc / str(number) / "cmdline")
+        made[-1].unlink()
+        os.mkfifo(made[-1])
+
+    yield make
+    for pipe in made:  # whoever still reads goes on
+        with suppress(OSError):
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_process_that_does_not_tell_its_command_is_passed_over(proc: Path, mute: Callable[[int], None]) -> None:
+    mute(7)
+    mute(8)
+    begin = time.monotonic()
+    assert sources.stuck_readers("/volume", str(proc)) == 2
+    assert time.monotonic() - begin < 1.0
+
+
+def test_many_of_them_take_no_longer(proc: Path, mute: Callable[[int], None]) -> None:
+    for number in range(10, 40):
+        mute(number)
+    begin = time.monotonic()
+    assert sources.stuck_readers("/volume", str(proc)) <= 2
+    assert time.monotonic() - begin < 1.0
 
 
 def test_no_third_reader_is_made(volume: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ import http.server
 import socket
 import threading
 from dataclasses import replace
-from typing import Iterator, Tuple, Type
+from typing import Iterator, List, Tuple, Type
 
 import pytest
 
@@ -310,6 +310,21 @@ def test_engine_down(page: Type[Page], answer: Tuple[int, bytes]) -> None:
 def test_engine_unreachable(page: Type[Page]) -> None:
     page.server.server_close()
     assert run("--check-liveliness").status == 1
+
+
+def test_an_address_in_the_place_of_the_engines_name(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: List[str] = []
+
+    def ask(url: str, _ca_file: str) -> str:
+        asked.append(url)
+        return ""
+
+    monkeypatch.setattr(health_page, "ask", ask)
+    for written in ("2001:db8::7", "[2001:db8::7]", "192.0.2.7", "engine.test"):
+        host.configure(fqdn=written)
+        assert run("--check-liveliness").status == 0
+    hosts = ("[2001:db8::7]", "[2001:db8::7]", "192.0.2.7", "engine.test")
+    assert asked == [f"http://{each}{health_page.PATH}" for each in hosts]
 
 
 def test_health_page_not_configured(host: World) -> None:

@@ -242,3 +242,11 @@ def test_where_vdsm_runs_it_is_found_and_left_alone(mounted: MountedWorld) -> No
     assert run("--connect-storage").status == 0 and run("--disconnect-storage").status == 0
     assert os.path.isdir(mounted.target)
     mounted.script.done()
+
+
+def test_a_broker_that_answers_nobody_writes_no_lockspace(host: World) -> None:
+    """Even though it is forced: the writing itself has 120 s."""
+    host.hang_broker()
+    begin = time.monotonic()
+    ran = run("--reinitialize-lockspace", "--force")
+    assert (ran.status, time.monotonic() - begin < 3.0) == (1, True)

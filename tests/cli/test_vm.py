@@ -1,4 +1,5 @@
 import base64
+import os
 import subprocess
 import threading
 import time
@@ -470,3 +471,33 @@ def test_without_wait_a_process_of_its_own_moves_it(
     assert ran.status == status and engine.asked == []
     assert asked == [["-m", "ovirt_he_ha.cli.main", "--vm-migrate", "--host=3", "--wait"]]
     assert ("host 3 is not ready" in ran.err) == bool(status)
+
+
+def test_the_process_of_its_own_takes_no_modules_from_where_the_operator_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """root may stand in a directory that anybody writes to."""
+    (tmp_path / "ovirt_he_ha").mkdir()
+    (tmp_path / "ovirt_he_ha" / "__init__.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(vm.__file__).resolve().parents[2]))
+    mover = vm.in_background(["-m", "ovirt_he_ha.cli.main", "--version"])
+    mover.communicate(timeout=20)
+    assert mover.returncode == 0 and not (tmp_path / "taken").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "directory", "too-large", "no-text"])
+def test_what_is_no_definition_is_not_waited_for(world: World, engine: type, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "vm.conf"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path = Path("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"a" * (1 << 21) if kind == "too-large" else b"\xff\xfe")
+    begin = time.monotonic()
+    ran = run("--vm-start", f"--vm-conf={path}")
+    assert ran.status == 1 and ran.err.count("\n") == 1 and str(path) in ran.err
+    assert time.monotonic() - begin < 3.0 and engine.asked == []

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, List, Tuple
 
 import pytest
 
@@ -219,3 +219,13 @@ def test_a_drill_does_not_wait_for_a_host_that_is_off(
     monkeypatch.setattr(Stage, "powered", lambda _: [1, 3])
     assert main(["drill", "vm-crash"]) == 1
     assert "h2 is powered off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["drill", "nonsense"], ["nonsense"], ["kill", "vm"], ["drill", "all", "--times", "x"], []]
+)
+def test_a_wrong_word_is_one_line(words: List[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out, told.err.count("\n")) == (2, "", 1) and "he-lab" in told.err
