@@ -7,7 +7,7 @@ from ovirt_he_ha.core.seams import Clock
 from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook
-from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.io_worker import FLOOR, IoWorker
 
 
 class DomainFiles(Protocol):
@@ -65,12 +65,13 @@ class FilesHere(VolumeFiles):
 
 class FilesOfWorker(VolumeFiles):
     """All calls together end within ``seconds`` (product) of its making, or raise StorageOverdue: make a new one for
-    each look at the domain."""
+    each look at the domain. A clock that runs faster leaves them the second that the worker grants to each: a look is
+    a process and a dozen reads, and at ten times the pace it would have to be done in half a second."""
 
     def __init__(self, worker: IoWorker, clock: Clock, seconds: float) -> None:
         self._worker = worker
         self._clock = clock
-        self._until = clock.monotonic() + seconds
+        self._until = clock.monotonic() + max(seconds, min(seconds, FLOOR) * clock.scale)
         self._texts: Dict[str, bytes] = {}  # one look asks for the domain's metadata three times
 
     def is_directory(self, path: str) -> bool:
