@@ -26,6 +26,7 @@ class Samples:
         self.table = ProcessTable(namespace=host.namespace)
         self.socket = str(host.root / "run/sanlock/sanlock.sock")
         self.taken = []  # (when, known, holds)
+        self.failure = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
@@ -36,16 +37,24 @@ class Samples:
     def __exit__(self, *_):
         self.stop.set()
         self.thread.join(10)
+        assert not self.thread.is_alive() and self.failure is None, self.failure
 
     def run(self):
-        while not self.stop.is_set():
-            for process in self.table.find(VMID):
-                inner = inner_pid(process.pid)
-                status = ask(self.socket)
-                if self.table.exists(process) and self.table.stat(process.pid).state != "Z":
-                    holds = (LOCKSPACE, VOLUME, inner) in status.held
-                    self.taken.append((time.monotonic(), inner in status.clients, holds))
-            time.sleep(0.002)
+        try:
+            while not self.stop.is_set():
+                for process in self.table.find(VMID):
+                    self.look(process)
+                time.sleep(0.002)
+        except Exception as failure:  # the test fails by it, and not a thread that nobody looks at
+            self.failure = failure
+
+    def look(self, process):
+        inner = inner_pid(process.pid)
+        status = ask(self.socket)
+        stat = self.table.stat(process.pid)  # after the others: what it said of itself then was still true
+        if inner and stat is not None and stat.start_ticks == process.start_ticks and stat.state != "Z":
+            holds = (LOCKSPACE, VOLUME, inner) in status.held
+            self.taken.append((time.monotonic(), inner in status.clients, holds))
 
     @property
     def last(self):
@@ -58,8 +67,12 @@ class Samples:
 
 
 def inner_pid(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+    """0: it has ended since it was found."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def test_a_process_is_known_before_it_is_qemu_and_holds_the_lease_soon(pair):
