@@ -1,8 +1,8 @@
 """Storage, sanlock and libvirt that really stand still: the daemons answer, age what they know, stop and recover."""
 
+import contextlib
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -26,14 +26,16 @@ from tests.contract.test_broker_daemon import (
     needs_sanlock,
     record,
 )
+from tests.own_time import OwnTime
 
 pytestmark = [pytest.mark.contract, needs_sanlock, needs_faketime]
 ABSENT = storage_view.missing_component()
 needs_view = pytest.mark.skipif(bool(ABSENT), reason=f"missing: {ABSENT}")
 NO_HOST = libvirt_host.missing_component()
 HANG = 8.0  # wall seconds, 160 of the product: longer than every deadline, several times
-PROMPT = 0.1  # wall: what an answer may take, whatever hangs
-STOP = 5.0  # wall
+PROMPT = 0.1  # wall, less what the machine was busy with: what an answer may take, whatever hangs
+STOP = 5.0  # the same
+BELIEVED = 3.0  # wall: for so long the broker believes what the agent said last of who is alive
 
 
 class HungMachine(Machine):
@@ -75,6 +77,9 @@ def program(tmp_path_factory):
 def machine(program):
     root = Path(f"/tmp/he-is-{uuid.uuid4().hex[:8]}")
     root.mkdir()
+    # In memory: the storage hangs by our word, and never the disk of a machine that others use. A thread of a daemon
+    # that waits for the disk (it does for each line of the ledger) keeps its process from its end as well.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "he-is", root], check=True, timeout=10)
     made = HungMachine(root, program)
     try:
         made.make_storage()
@@ -83,15 +88,17 @@ def machine(program):
         yield made
     finally:
         made.close()
-        shutil.rmtree(root)
+        subprocess.run(["umount", "--lazy", root], check=True, timeout=10)
+        root.rmdir()
 
 
 def children(pid):
     """pid -> state of a process's children, zombies included."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found[int(child)] = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread, or its child, ended meanwhile
+            for child in (task / "children").read_text().split():
+                found[int(child)] = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
     return found
 
 
@@ -113,31 +120,49 @@ class Watch:
 
     def __init__(self, machine, seconds, look=lambda: None):
         self.waits, self.snapshots, self.alive = [], [], []
+        self.broker = machine.brokers[-1].pid
         until = time.monotonic() + seconds
-        with BrokerLink(machine.paths.broker_socket, 10.0) as link:
+        took = OwnTime()
+        with BrokerLink(machine.paths.broker_socket, 30.0) as link:
             while time.monotonic() < until:
-                began = time.monotonic()
-                self.alive.append(link.is_host_alive())
-                self.waits.append(time.monotonic() - began)
-                began = time.monotonic()
-                self.snapshots.append(link.snapshot())
-                self.waits.append(time.monotonic() - began)
+                self.alive.append(self.timed(link.is_host_alive))
+                self.snapshots.append(self.timed(link.snapshot))
                 look()
                 time.sleep(0.02)  # the pace of the question, not a wait for something
+        self.stolen = took.stolen
+
+    def timed(self, call):
+        took = OwnTime(self.broker)
+        answer = call()
+        self.waits.append(took.seconds)
+        return answer
 
     def assert_prompt(self):
-        """A wait for storage would be 1 s or more; a machine that others use as well may be late now and then."""
+        """A wait for storage would be 1 s or more."""
         late = [wait for wait in self.waits if wait > PROMPT]
         assert len(late) <= len(self.waits) // 50, sorted(late)
         assert max(self.waits) < 0.9
         assert statistics.median(self.waits) < PROMPT / 2
 
 
+def waits_in(pid):
+    """Name, state and place in the kernel of each thread."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            found.append(((task / "comm").read_text().strip(), state, (task / "stack").read_text().split("\n")[:4]))
+    return found
+
+
 def stop_in_time(process):
-    began = time.monotonic()
+    took = OwnTime(process.pid)
     process.send_signal(signal.SIGTERM)
-    status = process.wait(20)
-    assert time.monotonic() - began < STOP
+    try:
+        status = process.wait(40)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"it does not end; its threads: {waits_in(process.pid)}") from None
+    assert took.seconds < STOP
     return status
 
 
@@ -151,17 +176,17 @@ def ready(machine):
 
 
 def vm_status(machine):
-    """Wall seconds, and what came of it."""
-    began = time.monotonic()
+    """Its own seconds, and what came of it."""
+    took = OwnTime()
     done = subprocess.run(
         [sys.executable, "-m", "ovirt_he_ha.cli.main", "--vm-status", "--json"],
         env=machine.env,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
-    return time.monotonic() - began, done
+    return took.seconds, done
 
 
 @needs_view
@@ -183,10 +208,10 @@ def test_s4_hung_storage_the_broker_answers_ages_and_recovers(machine):
     assert last.slots[1] == record(1, 1)
     assert last.leases.owner.value is None
 
-    began = time.monotonic()
+    took = OwnTime(broker.pid)
     with pytest.raises((BrokerFault, BrokerError)):
         machine.link.put_stats(1, record(1, 2))
-    assert time.monotonic() - began < 4
+    assert took.seconds < 4
 
     seconds, status = vm_status(machine)
     assert seconds < 3
@@ -243,9 +268,8 @@ def test_s4_the_agents_cycle_goes_on_while_storage_hangs(machine):
     machine.view.set("hang")
     watch = Watch(machine, HANG)
     watch.assert_prompt()
-    # What the agent pushes is believed for 3 wall seconds: a cycle that waited for storage would be missed here.
-    assert watch.alive[-1] == (1,)
-    assert watch.alive.count((1,)) == len(watch.alive)
+    # A cycle that waited for storage would be missed here; one that waited for a processor may be.
+    assert set(watch.alive) <= {(1,)} if watch.stolen < BELIEVED / 2 else (1,) in watch.alive[len(watch.alive) // 2 :]
     assert len(children(agent.pid)) <= 2
     assert stop_in_time(agent) == 157  # without the final record
     machine.view.set("ok")
