@@ -31,7 +31,7 @@ from ovirt_he_ha.core.model import (
     Vm,
 )
 from ovirt_he_ha.core.timers import Timers
-from ovirt_he_ha.hypervisor.connection import Connection
+from ovirt_he_ha.hypervisor.connection import Connection, HypervisorError
 from ovirt_he_ha.hypervisor.custom_definition import CustomRefused, check_elements, load_custom
 from ovirt_he_ha.hypervisor.definition import (
     DefinitionRefused,
@@ -44,6 +44,7 @@ from ovirt_he_ha.hypervisor.definition import (
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.storage.domain_place import domain_of
 
+ANSWER_SECONDS = 1.5  # wall: a question that libvirt answers from its own memory
 ASK_SECONDS = 10.0  # product: libvirt's answer, not the guest's; 5 of them for a guest agent that does not answer
 HEALTHY_SECONDS = 600.0  # product: until the engine in a VM that was started answers
 SHUTDOWN_SECONDS = 120.0  # product
@@ -63,9 +64,9 @@ class Host:
         self.clock = SystemClock()
         self.agent_conf = load_agent_conf(self.paths.agent_conf)
         self.lease: LeaseId = domain_of(self.conf).lease(self.conf.vm_disk_id, self.conf.vm_disk_vol_id)
-        connection = Connection(self.agent_conf.libvirt_uri, self.clock)
+        self._libvirt = Connection(self.agent_conf.libvirt_uri, self.clock)
         self.vm = LibvirtEngineVm(
-            connection,
+            self._libvirt,
             self.conf.vmid,
             self.lease,
             self.clock,
@@ -86,6 +87,15 @@ class Host:
             snapshot, alive = look(link)
             return snapshot, read_hosts(snapshot, alive)
 
+    def require_libvirt(self) -> None:
+        """Before what may take long by itself: a libvirt that hangs is told of at once. Raises Refusal."""
+        try:
+            self._libvirt.call(
+                "tell its version", lambda native: native.getLibVersion(), ANSWER_SECONDS * self.clock.scale
+            )
+        except HypervisorError as error:
+            raise Refusal("libvirt", f"{error}. Nothing was changed") from error
+
     def wall(self, product: float) -> float:
         """What a guest needs does not become faster with the lab's clock."""
         return self.clock.wait_floor(product)
@@ -103,6 +113,7 @@ def start(request: Request) -> int:
     against = "\n".join(found)
     if against:
         raise Refusal("lease", against)
+    host.require_libvirt()
     with notice("libvirt is starting the VM"):
         report = host.vm.start(xml, host.lease, START_SECONDS)
     if report.outcome is not Outcome.OK:
@@ -170,6 +181,7 @@ def shutdown(request: Request) -> int:
     host = Host()
     snapshot, hosts = host.look()
     _require_here(snapshot)
+    host.require_libvirt()
     with notice("Waiting for libvirt and the guest's agent"):
         report = host.vm.shutdown(ASK_SECONDS)
     if report.outcome is not Outcome.OK:
@@ -241,6 +253,7 @@ def migrate(request: Request) -> int:
     _require_here(snapshot)
     memory = _memory_mib(host)
     target = destination.choose(Journey(snapshot, hosts, host.conf.host_id, host.lease, memory), wanted)
+    host.require_libvirt()
     limit = Timers().migration_deadline(memory)
     name = hosts.name(target.host_id)
     if wait is None:

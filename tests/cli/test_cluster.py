@@ -24,7 +24,7 @@ from ovirt_he_ha.core.model import (
     Reading,
     Vm,
 )
-from tests.cli.test_vm import Engine, define
+from tests.cli.test_vm import Engine, Libvirt, define
 from tests.cli.world import DOWN, UP, Ran, World, record, run
 
 ON, OFF = slot.encode_global(True), slot.encode_global(False)
@@ -86,7 +86,7 @@ def cluster(host: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             return super()._report(kind, *what)
 
     monkeypatch.setattr(vm, "LibvirtEngineVm", Own)
-    monkeypatch.setattr(vm, "Connection", lambda *_args: None)
+    monkeypatch.setattr(vm, "Connection", Libvirt)
     yield found
 
 

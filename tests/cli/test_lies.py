@@ -11,7 +11,7 @@ import pytest
 from ovirt_he_ha.broker.protocol import pack_snapshot
 from ovirt_he_ha.broker.rpc import Caller
 from ovirt_he_ha.cli import vm
-from tests.cli.test_vm import Engine, define
+from tests.cli.test_vm import Engine, Libvirt, define
 from tests.cli.world import UP, Ran, World, record, run
 
 ANYTHING = (
@@ -60,7 +60,7 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
     world = Liar()
     monkeypatch.setenv("OVIRT_HE_ROOT", str(world.root))
     monkeypatch.setattr(vm, "LibvirtEngineVm", Engine)
-    monkeypatch.setattr(vm, "Connection", lambda *_args: None)
+    monkeypatch.setattr(vm, "Connection", Libvirt)
     monkeypatch.setattr(vm, "in_background", lambda _words: pytest.fail("a move was begun on a liar's word"))
     define(world)
     world.publish(record(1), record(2), record(3, stopped=True))

@@ -24,7 +24,7 @@ from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.test_configuration import MEMBERS, archive_of
 from tests.cli.test_console import Engine as Screen
-from tests.cli.test_vm import Engine, define
+from tests.cli.test_vm import Engine, Libvirt, define
 from tests.cli.world import UP, Ran, World, record, run
 from tests.client.no_lock import NoLock
 from tests.own_time import OwnTime
@@ -176,7 +176,7 @@ def host(host: World, domain: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.setattr(waiting, "NOTICE", 60.0)
     monkeypatch.setattr(vm, "LibvirtEngineVm", Hypervisor)
-    monkeypatch.setattr(vm, "Connection", lambda *_args: None)
+    monkeypatch.setattr(vm, "Connection", Libvirt)
     monkeypatch.setattr(vm, "in_background", lambda _words: Mover())
     monkeypatch.setattr(console, "EngineConsole", Screen)
     monkeypatch.setattr(console, "Connection", lambda *_args: None)

@@ -28,6 +28,7 @@ from ovirt_he_ha.core.model import (
     Reading,
     Record,
 )
+from ovirt_he_ha.hypervisor.connection import Overdue, Unreachable
 from tests.cli.world import DOWN, UP, VMID, World, record, run
 
 XML = """\
@@ -50,6 +51,21 @@ XML = """\
   </devices>
 </domain>
 """
+
+
+class Libvirt:
+    """One that answers, or raises ``fault``."""
+
+    fault: ClassVar[Optional[Exception]] = None
+
+    def __init__(self, *_args: object) -> None:
+        self.seconds: List[float] = []
+
+    def call(self, _what: str, _function: object, seconds: float) -> int:
+        self.seconds.append(seconds)
+        if self.fault is not None:
+            raise self.fault
+        return 9_000_000
 
 
 class Engine:
@@ -92,7 +108,7 @@ def engine(host: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
         asked: ClassVar[List[Tuple[Any, ...]]] = []
 
     monkeypatch.setattr(vm, "LibvirtEngineVm", Own)
-    monkeypatch.setattr(vm, "Connection", lambda *_args: None)
+    monkeypatch.setattr(vm, "Connection", Libvirt)
     define(host)
     host.publish(record(1), record(2), record(3))
     yield Own
@@ -501,3 +517,18 @@ def test_what_is_no_definition_is_not_waited_for(world: World, engine: type, tmp
     ran = run("--vm-start", f"--vm-conf={path}")
     assert ran.status == 1 and ran.err.count("\n") == 1 and str(path) in ran.err
     assert time.monotonic() - begin < 3.0 and engine.asked == []
+
+
+@pytest.mark.parametrize("words", ["--vm-start", "--vm-shutdown", "--vm-migrate", "--vm-migrate --wait"])
+@pytest.mark.parametrize("fault", [Overdue("tell its version", 2.0), Unreachable("qemu:///system", "no socket")])
+def test_a_libvirt_that_does_not_answer_is_not_asked_for_more(
+    moving: World, engine: type, monkeypatch: pytest.MonkeyPatch, words: str, fault: Exception
+) -> None:
+    """What follows waits for the guest's agent, or for a lease."""
+    monkeypatch.setattr(Libvirt, "fault", fault)
+    monkeypatch.setattr(vm, "in_background", lambda _words: pytest.fail("a move was begun"))
+    if words == "--vm-start":
+        moving.engine(DOWN)
+        moving.leases(owner=Reading.of(LeaseOwner(0)))
+    ran = run(*words.split())
+    assert ran.status == 1 and str(fault) in ran.err and engine.asked == []
