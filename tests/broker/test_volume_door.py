@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.local import LocalDomain
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, DomainVolumes, VolumeName, VolumeSizes, create_domain
+from tests.own_time import OwnTime
 
 SD = "11111111-0000-4000-8000-000000000000"
 NAMES = DomainVolumes(VolumeName("i1", "v1"), VolumeName("i2", "v2"), VolumeName("i3", "v3"), VolumeName("i4", "v4"))
@@ -44,7 +44,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path):
-    made = House(tmp_path, 0.4)
+    made = House(tmp_path, 30.0)  # what answers has time for it on a busy machine
     yield made
     made.worker.close(1)
 
@@ -79,9 +79,11 @@ def test_what_is_wrong_is_named_and_looked_at_again(house):
 def test_s4_a_look_that_hangs_is_given_up_in_time_and_goes_on_when_it_can(house):
     house.door.open()
     house.hold()
-    began = time.monotonic()
+    house.door._seconds = 0.4
+    took = OwnTime()
     assert isinstance(problem(house), StorageOverdue)
-    assert time.monotonic() - began < 1.5
+    assert took.seconds < 1.5
+    house.door._seconds = 30.0
     assert house.door.open() is house.worker
     assert house.worker.abandoned == 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
+from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink, FaultCode
 from ovirt_he_ha.core.model import HostLease
 from ovirt_he_ha.storage.archive import MEMBERS, build_archive
 from tests.contract import libvirt_host, storage_view
@@ -171,8 +171,18 @@ def ready(machine):
     broker = machine.start_broker()
     machine.await_held()
     machine.await_snapshot("storage read", lambda found: found.storage.state == "ok")
-    machine.link.put_stats(1, record(1, 1))
+    await_true(lambda: written(machine), "its slot is written")
     return broker
+
+
+def written(machine):
+    """Not while another access has its turn for longer than a write may wait: the first look reads all slots."""
+    try:
+        machine.link.put_stats(1, record(1, 1))
+    except BrokerFault as fault:
+        assert fault.code is FaultCode.OVERDUE, fault
+        return False
+    return True
 
 
 def vm_status(machine):
