@@ -4,7 +4,7 @@ import json
 import re
 import time
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.cli.request import Refusal, Request, say, warn
@@ -17,7 +17,7 @@ from ovirt_he_ha.core.tenures import CLOSED, Audit, Change, Finding, audit
 EXIT_OVERLAP = 1
 EXIT_UNPROVED = 3
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SINCE = "a duration such as 90s, 30m, 2h, 3d, 1w, or a time such as 2024-05-31T14:00"
+_SINCE = "a duration such as 90s, 30m, 2h, 3d, 1w, or a time such as 14:00 or 2024-05-31T14:00"
 _PROVED = """What it says: sanlock counts each taking of the lease, and no clock was compared with one of another host.
 A change is closed when the VM was seen gone while the record still had its version. Otherwise the versions put the two
 copies in order, and that the first had stopped before the next began is what sanlock and the watchdog promise.
@@ -84,9 +84,14 @@ def _verdict(found: Audit) -> str:
 
 
 def _since(text: Optional[str]) -> Optional[float]:
-    """Seconds since the epoch. Without a zone a time is this host's."""
+    """Seconds since the epoch. Without a zone a time is this host's; without a day, the last time that it was."""
     if text is None:
         return None
+    moment = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text, re.ASCII)
+    if moment:
+        now = datetime.now()
+        today = now.replace(hour=int(moment.group(1)), minute=int(moment.group(2)), second=0, microsecond=0)
+        return (today if today <= now else today - timedelta(days=1)).timestamp()
     duration = re.fullmatch(r"([0-9]{1,9})([smhdw])", text, re.ASCII)
     if duration:
         return time.time() - int(duration.group(1)) * _UNITS[duration.group(2)]

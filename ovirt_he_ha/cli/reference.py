@@ -112,7 +112,7 @@ def zsh() -> str:
                 given.append(_quoted(f"{many}:{word}:{_action(word)}"))
         arguments = " ".join([*given, _quoted(f"{_HELP}[explain this command]"), _quoted(f"{name}[{_plain(verb)}]")])
         lines.append(f"        ({name}) _arguments {arguments} ;;")
-    lines += ["        (*) _describe -o command verbs ;;", "    esac", "}", '_hosted_engine "$@"']
+    lines += ["        (*) _describe -t commands command verbs ;;", "    esac", "}", '_hosted_engine "$@"']
     return "\n".join(lines) + "\n"
 
 

@@ -281,7 +281,7 @@ VERBS: Dict[str, Verb] = {
         "history",
         {"--since": "time", "--json": FLAG},
         "show what changed on this host: states, actions, the VM, its lease, maintenance, protection",
-        "--since takes a duration (90s, 30m, 2h, 3d, 1w) or a time (2024-05-31T14:00); it goes by the wall clock.\n"
+        "--since takes a duration (90s, 30m, 2h, 3d, 1w) or a time (14:00, 2024-05-31T14:00), by the wall clock.\n"
         "A host keeps its newest lines, 1 MiB of them, in /var/lib/ovirt-hosted-engine-ha/ledger.jsonl and\n"
         "ledger.1.jsonl. Lines that a crash tore are named on standard error and left out.",
     ),

@@ -2,9 +2,12 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
+from ovirt_he_ha.cli import history
+from ovirt_he_ha.cli.request import Refusal
 from ovirt_he_ha.config.ledgers import older
 from ovirt_he_ha.core.ledger import encode
 from tests.cli.world import run
@@ -184,3 +187,18 @@ def test_a_ledger_of_garbage_alone_is_not_called_empty(host):
     shown, ran = run("--history"), run("--audit", "--json")
     assert shown.status == 0 and "can be read" in shown.out and str(host.paths.ledger) in shown.err
     assert ran.status == 1 and str(host.paths.ledger) in ran.json["error"]["message"]
+
+
+def test_a_time_without_a_day_is_the_last_one_that_was(monkeypatch):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2024, 5, 31, 3, 0, 30, tzinfo=tz)
+
+    monkeypatch.setattr(history, "datetime", Clock)
+    wanted = {"02:59": (31, 2, 59), "3:00": (31, 3, 0), "03:01": (30, 3, 1), "23:10": (30, 23, 10)}
+    for text, (day, hour, minute) in wanted.items():
+        assert history._since(text) == datetime(2024, 5, day, hour, minute).timestamp()
+    for text in ("24:00", "14:60", "14", "14:0", "٣:00", " 14:00"):
+        with pytest.raises(Refusal):
+            history._since(text)

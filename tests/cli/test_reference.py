@@ -75,6 +75,11 @@ def test_zsh_knows_every_verb_and_option() -> None:
     assert text.count("'") % 2 == 0
 
 
+def test_zsh_offers_the_verbs_before_a_hyphen_is_typed() -> None:
+    """With ``-o`` it holds them for options, which zsh shows only behind one (seen with zsh 5.9)."""
+    assert re.search(r"\(\*\) _describe (?!.*-o)", reference.zsh())
+
+
 def test_the_man_page_is_whole_and_no_text_is_taken_for_a_command() -> None:
     source = reference.man()
     for line in source.splitlines():
