@@ -1,8 +1,10 @@
 import contextlib
+import fcntl
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -380,3 +382,38 @@ class TestProcess:
     def test_a_small_volume_can_be_probed(self, tmp_path):
         (tmp_path / "small").write_bytes(b"x")
         assert io_process.probe(str(tmp_path / "small"))[0] == 1
+
+
+# --- its start --------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_beside_it_hides_nothing_and_nothing_is_left_there(tmp_path, monkeypatch):
+    """It is imported, so that it need not be compiled; by a process that may be root's."""
+    place = tmp_path / "installed"
+    place.mkdir()
+    program = place / "io_process.py"
+    program.write_bytes(Path(io_process.__file__).read_bytes())
+    for name in ("struct", "mmap", "stat", "os", "errno", "fcntl"):
+        (place / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    before = sorted(each.name for each in place.iterdir())
+    volume = tmp_path / "volume"
+    volume.write_bytes(b"x" * 8192)
+    monkeypatch.setattr(io_process, "__file__", str(program))
+    worker = IoWorker(str(volume))
+    try:
+        assert worker.read(4096, 4096, 5) == b"x" * 4096
+    finally:
+        worker.close(1)
+    assert sorted(each.name for each in place.iterdir()) == before
+
+
+def test_what_was_written_is_on_the_volume_when_a_write_returns(tmp_path):
+    """And no cache of this host is between."""
+    volume = tmp_path / "volume"
+    volume.write_bytes(bytes(4096))
+    handle = io_process.open_direct(str(volume), os.O_WRONLY)
+    try:
+        flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    finally:
+        os.close(handle)
+    assert flags & os.O_DSYNC and flags & os.O_DIRECT
