@@ -90,7 +90,8 @@ def _options_of(words: List[str]) -> List[str]:
 
 
 def _wants_json(words: List[str]) -> bool:
-    return any(word.partition("=")[0] == "--json" for word in _options_of(words))
+    """Whoever reads a stream parses each of its lines, also the only one."""
+    return any(word.partition("=")[0] in ("--json", "--stream") for word in _options_of(words))
 
 
 def _help(rest: List[str]) -> int:

@@ -121,6 +121,7 @@ class _Reader:
     def __init__(self, verb: str, argv: List[str]) -> None:
         self.options: Dict[str, str] = {}
         self.words: List[str] = []
+        self._bare = ""  # the option before, if its value was left out
         self._verb = verb
         self._rest = list(argv)
         while self._rest:
@@ -133,7 +134,7 @@ class _Reader:
             elif VERBS[verb].words:
                 self.words.append(word)
             else:
-                raise Refusal("usage", _not_understood(verb, word))
+                raise Refusal("usage", _not_understood(verb, word, self._bare))
 
     def _option(self, word: str) -> None:
         name, value = _split(word)
@@ -153,6 +154,7 @@ class _Reader:
         elif value == "" and is_optional(kind):
             raise Refusal("usage", f"{name}: expected {name} or {name}={kind[1:-1]}, found no value")
         self.options[name] = value or ""
+        self._bare = name if value is None and is_optional(kind) else ""
 
     def _next(self, name: str, kind: str) -> str:
         if not self._rest or self._rest[0].startswith("--"):
@@ -203,7 +205,9 @@ def _meant(names: List[str]) -> str:
     return f". Did you mean {near[0]}?" if near else ""
 
 
-def _not_understood(verb: str, word: str) -> str:
+def _not_understood(verb: str, word: str, bare: str = "") -> str:
+    if bare:
+        return f"{word[:80]}: not understood. Is {bare}={word[:80]} meant?"
     options = VERBS[verb].options
     has = "has the options " + ", ".join(options) if options else "has no options"
     takes = f", and takes {VERBS[verb].words}" if VERBS[verb].words else ""

@@ -255,3 +255,18 @@ def test_what_another_user_may_do_says_so(host: World, monkeypatch: pytest.Monke
     for ran in tried:
         assert ran.status in (1, 2) and "as root or as the user vdsm" in ran.err and "[Errno" not in ran.err, ran
     assert host.paths.hosted_engine_conf.read_text() == before
+
+
+def test_the_value_of_an_optional_one_wants_its_equals_sign() -> None:
+    ran = run("--set-maintenance", "--mode=local", "--wait", "60")
+    assert ran.status == 1 and "--wait=60" in ran.err and ran.err.count("\n") == 1
+    assert "--wait=60" not in run("--set-maintenance", "--wait", "--mode=local", "60").err
+
+
+@pytest.mark.parametrize(
+    "words", ["--vm-status --stream", "--vm-status --stream --table", "--stream --bogus --vm-status"]
+)
+def test_a_stream_that_cannot_begin_is_a_line_of_json(host: World, words: str) -> None:
+    host.configure(vmid="")
+    ran = run(*words.split())
+    assert ran.status == 1 and set(ran.json) == {"error"} and ran.out.count("\n") == 1 and not ran.err
