@@ -258,7 +258,11 @@ class IoWorker(BlockIO):
                 # astray
                 [*_PYTHON, program, str(theirs.fileno()), self.path, *map(str, self._owner)],
                 pass_fds=[theirs.fileno()],
+                # One that hangs in the kernel keeps what it has: whoever reads our output from a pipe (a shell's
+                # $(...), a monitoring system) would wait for its end, and that is when the storage comes back.
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
         except OSError as error:
             ours.close()

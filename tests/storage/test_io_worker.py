@@ -171,6 +171,14 @@ class TestElsewhere:
 
 
 class TestHang:
+    def test_it_holds_no_output_of_ours(self, worker):
+        """Hung in the kernel it would hold a pipe, and whoever reads that waits for its end."""
+        worker.read(0, SLOT, 5)
+        ours = {os.readlink(f"/proc/self/fd/{number}") for number in (1, 2)} - {os.devnull}
+        handles = f"/proc/{pid(worker)}/fd"
+        theirs = [os.readlink(f"{handles}/{number}") for number in os.listdir(handles)]
+        assert theirs.count(os.devnull) == 3 and not ours & set(theirs)
+
     def test_a_hung_process_is_replaced(self, worker):
         worker.read(0, SLOT, 5)
         hung = pid(worker)
