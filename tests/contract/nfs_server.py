@@ -19,7 +19,7 @@ from tests.contract import own_mounts
 NETWORK = 0x40000000  # CLONE_NEWNET
 PORT = 2049
 START_LIMIT = 20.0
-LEASE = 6  # seconds after which the server forgets a client that is gone; 90 is usual
+LEASE = 10  # seconds after which the server forgets a client that is gone; 90 is usual
 _PLUGINS = Path("/usr/lib/x86_64-linux-gnu/ganesha"), Path("/usr/lib64/ganesha"), Path("/usr/lib/ganesha")
 _CONFIGURATION = """
 NFS_CORE_PARAM {{

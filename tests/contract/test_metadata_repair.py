@@ -11,7 +11,7 @@ from ovirt_he_ha.broker.volume_door import VolumeDoor
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.core.model import EngineStatus, Health, Invalid, Record, Vm
-from ovirt_he_ha.core.slot import decode, encode
+from ovirt_he_ha.core.slot import decode, decode_global, encode, encode_global
 from ovirt_he_ha.core.timers import Timers
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
@@ -60,6 +60,9 @@ class Host:
         except StorageError:
             return False
         return True
+
+    def state(self):
+        return self.board.storage(self.clock.monotonic()).state
 
     def sees(self):
         """Slot -> what it is, of all but slot 0 and the empty ones."""
@@ -178,3 +181,26 @@ def test_after_the_loss_of_the_volume_the_cluster_comes_back_by_itself(tmp_path)
         print(f"whole {took:.1f} s after the volume was there")
     finally:
         cluster.close()
+
+
+def test_a_volume_that_went_back_in_time_is_named_by_every_host(cluster):
+    """A snapshot that was reverted to beneath them: each sees its own earlier record with its next look. Then it writes
+    its slot, and believes the rest again; the maintenance flag is the snapshot's (docs/storage.md)."""
+    with open(cluster.path, "rb") as file:
+        snapshot = file.read(SCANNED)
+    cluster.hosts[0].board.write(0, encode_global(True))
+    for _ in range(2):  # so that each record was followed by another, of which the snapshot knows nothing
+        cluster.forget()
+        cluster.run_until(cluster.whole, 3 * CYCLE)
+    cluster.put(0, snapshot)
+    named = set()
+
+    def all_named():
+        named.update(each.host_id for each in cluster.hosts if each.state() == "old-data")
+        return named == set(HOSTS)
+
+    cluster.run_until(all_named, CYCLE + 5)
+    cluster.forget()
+    cluster.run_until(cluster.whole, 3 * CYCLE)
+    assert all(each.state() == "ok" for each in cluster.hosts)
+    assert all(decode_global(each.board.slots()[0]).value is False for each in cluster.hosts)

@@ -489,7 +489,7 @@ def locks_of_a_client_that_is_gone(export):
     begun = time.monotonic()
     assert not is_free(over, 0, 1)
     while not is_free(over, 0, 1):
-        assert time.monotonic() - begun < 6 * nfs_server.LEASE
+        assert time.monotonic() - begun < 4 * nfs_server.LEASE
         time.sleep(0.25)
     assert time.monotonic() - begun > nfs_server.LEASE / 3
 
