@@ -64,7 +64,7 @@ def _may_act(paths: HostPaths) -> None:
         with link_to_broker(paths, LOOK_SECONDS) as link:
             flag = global_flag(link.snapshot())
     except BrokerError as error:
-        raise Refusal("broker", f"The engine VM is not moved. {explain(error)}") from error
+        raise Refusal("broker", f"The engine VM is not moved: {explain(error)}") from error
     if flag.value is True:
         raise Refusal(
             "global-maintenance",
