@@ -110,6 +110,29 @@ def starts_with_a_time(asked: List[Asked], before: float) -> List[Asked]:
     ]
 
 
+def within_a_cycle(each: Asked) -> List[int]:
+    """The hosts whose start is announced for the same moment, as far as it can be known. Each sanlock has seen the lost
+    host's last renewal at its own next look, up to two io_timeouts (20 s) after it was written, and calls it dead so
+    much later: the second host's turn, 15 s after *its* sanlock says so, may come with the best host's or before."""
+    soon = each.found["next"][0]["in"] + CYCLE
+    steps = [step for step in each.found["next"] if step["action"] == "start" and step["in"] is not None]
+    return [step["host"] for step in steps if step["in"] <= soon]
+
+
+def said_by(asked: List[Asked], moment: float) -> str:
+    """For the reader of a failure: seconds before the moment, who was to come when, and what each host published."""
+    lines = []
+    for each in asked:
+        steps = [f"{step['host']} in {step['in']} after {step['waits']}" for step in each.found["next"]]
+        hosts = [
+            f"{host['host_id']}: {host['score']['points']} {host['state']} {host['age']} s old, "
+            f"sanlock {host['sanlock']}, {[reason['code'] for reason in host['reasons']]}"
+            for host in each.found["hosts"]
+        ]
+        lines.append(f"{each.began - moment:.2f}: {'; '.join(steps)}\n    " + "\n    ".join(hosts))
+    return "\n".join(lines)
+
+
 def distance(each: Asked, moment: float, scale: float) -> float:
     """Product seconds by which the moment came after (below 0: before) what was announced. The answer was made while
     the question ran."""
@@ -144,9 +167,7 @@ def test_a_power_loss_is_announced_with_its_time(lab: Lab, witness: Witness, com
     assert moment is not None
     announced = starts_with_a_time(asked, moment)
     assert len(announced) >= 3, [each.text for each in asked]
-    assert {each.found["next"][0]["host"] for each in announced} == {copy.host}, [
-        each.found["next"] for each in announced
-    ]
+    assert all(copy.host in within_a_cycle(each) for each in announced), said_by(announced, moment)
     errors = [distance(each, moment, lab.scale) for each in announced]
     assert max(map(abs, errors)) <= CYCLE, errors
     appeared = witness.appeared(copy)
