@@ -113,10 +113,11 @@ def starts_with_a_time(asked: List[Asked], before: float) -> List[Asked]:
 def within_a_cycle(each: Asked) -> List[int]:
     """The hosts whose start is announced for the same moment, as far as it can be known. Each sanlock has seen the lost
     host's last renewal at its own next look, up to two io_timeouts (20 s) after it was written, and calls it dead so
-    much later: the second host's turn, 15 s after *its* sanlock says so, may come with the best host's or before."""
+    much later: the second host's turn, 15 s after *its* sanlock says so, may come with the best host's or before. One
+    that still believes the VM up there has not said when."""
     soon = each.found["next"][0]["in"] + CYCLE
     steps = [step for step in each.found["next"] if step["action"] == "start" and step["in"] is not None]
-    return [step["host"] for step in steps if step["in"] <= soon]
+    return [step["host"] for step in steps if step["in"] <= soon or "engine-up-elsewhere" in step["waits"]]
 
 
 def said_by(asked: List[Asked], moment: float) -> str:
