@@ -204,12 +204,12 @@ def test_s11_a_loop_that_hangs_silences_the_guard(
     agent = compose(write_conf(tmp_path, {"vmid": vmid}))
     go_on = threading.Event()
     monkeypatch.setattr(agent, "_one_turn", lambda: float(go_on.wait(20)))
-    end = time.monotonic() + 6.0
+    end = time.monotonic() + 30.0
     try:
         with Running(agent):
             while systemd.hears(b"WATCHDOG=1", 1.0):
                 assert time.monotonic() < end
             go_on.set()
-            assert systemd.hears(b"WATCHDOG=1", 5.0)
+            assert systemd.hears(b"WATCHDOG=1", 30.0)
     finally:
         go_on.set()

@@ -163,7 +163,7 @@ def qemu_line():
 
 def test_s4_a_process_whose_memory_is_locked_is_left_out_until_it_tells(tmp_path, monkeypatch):
     """Reading its command line hangs, as it does for a process that hangs on storage within a page fault."""
-    monkeypatch.setattr("ovirt_he_ha.hypervisor.process.MUTE_SECONDS", 0.05)
+    monkeypatch.setattr("ovirt_he_ha.hypervisor.process.MUTE_SECONDS", 0.5)  # one that tells may stand in a queue
     for pid in (75, 76, 77, 78):
         fake_process(tmp_path, pid, qemu_line())
     (tmp_path / "76" / "cmdline").unlink()

@@ -19,7 +19,7 @@ from ovirt_he_ha.broker.monitors.probes import Pace, Round
 from ovirt_he_ha.broker.monitors.target import Target
 from tests.own_time import OwnTime
 
-FAST = Pace(count=5, spacing=0.01, timeout=0.3)
+FAST = Pace(count=5, spacing=0.01, timeout=1.0)  # an answer from this machine may stand in a queue
 
 
 def network(test="ping", gateway="", address="", port="", pace=FAST, **how):
