@@ -15,7 +15,7 @@ from ovirt_he_ha.storage.domain_files import FilesOfWorker
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
-from ovirt_he_ha.storage.ovf_store import OvfStoreError, OvfStores, read_ovf
+from ovirt_he_ha.storage.ovf_store import OvfStoreError, read_ovf
 
 READ_SECONDS = 5.0  # product
 SEARCH = 600.0  # product seconds after which all volumes of the domain are looked through for OVF_STOREs again
@@ -39,7 +39,7 @@ class SharedStorage:
         domain = domain_of(conf)
         self._worker = IoWorker(domain.volume_path(conf.conf_image_uuid, conf.conf_volume_uuid), clock=clock)
         self._sector_size: Optional[int] = None
-        self._stores = OvfStores(f"{domain.directory}/images")
+        self._stores = domain.ovf_stores()
         self._searched_at = clock.monotonic()
 
     @property
