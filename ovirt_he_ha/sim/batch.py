@@ -10,7 +10,7 @@ from ovirt_he_ha.sim.announcements import Announcements
 from ovirt_he_ha.sim.clock import stamp
 from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.recordings import recording_to
-from ovirt_he_ha.sim.run import run
+from ovirt_he_ha.sim.run import laboratory, run, settle
 from ovirt_he_ha.sim.scenario import Scenario
 from ovirt_he_ha.sim.world import World
 
@@ -45,9 +45,10 @@ class Report:
 def reports(orders: Sequence[Order], jobs: int) -> Iterator[Report]:
     """In the order of the orders. Raises OSError when a recording cannot be written."""
     if jobs == 1:
-        yield from map(report, orders)
+        with laboratory():
+            yield from map(report, orders)
         return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(orders))) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(orders)), settle) as pool:
         # The longest are begun first, so that none of them runs alone at the end.
         begun = sorted(range(len(orders)), key=lambda index: -orders[index].cost)
         answers = {index: pool.apply_async(report, (orders[index],)) for index in begun}

@@ -7,7 +7,8 @@ schedules comes after it.
 """
 
 import heapq
-from typing import Any, Callable, List, Optional, Tuple
+import threading
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ovirt_he_ha.config.clock import SystemClock
 
@@ -15,6 +16,12 @@ SECOND = 1_000_000_000
 NEVER = float("inf")
 SHORTEST = 0.001  # seconds between two turns: what is due "now" by a rounded clock must not stop time
 Action = Callable[[], None]
+
+
+class Still(type(threading.RLock())):  # type: ignore[misc]
+    """A condition of the product where nothing runs beside it: nobody waits, and nobody is to be told."""
+
+    def notify_all(self) -> None: ...
 
 
 def ns(seconds: float) -> int:
@@ -32,13 +39,14 @@ class Scope:
     """Whose events these are: a process, or a whole machine (``root`` is itself then). When it ends, none of its
     events comes any more. While its machine is held (a stun, a suspend), they wait, and come when it goes on."""
 
-    __slots__ = ("alive", "held", "root", "waiting")
+    __slots__ = ("alive", "far", "held", "root", "waiting")
 
     def __init__(self, root: "Optional[Scope]" = None) -> None:
         self.alive = True
         self.held = False
         self.root: Scope = self if root is None else root
         self.waiting: List[Tuple[Scope, Action]] = []
+        self.far: Dict[Beat, None] = {}  # of a root: whose next turns are left out
 
     @property
     def running(self) -> bool:
@@ -50,8 +58,8 @@ class Scope:
 
 
 class Entry(List[Any]):
-    """One event in the queue: [moment, number, scope, action]. A list, because the queue compares thousands of them in
-    a second; the number is unique, so nothing behind it is ever compared."""
+    """One event in the queue: [moment, number, scope, action, when it was made]. A list, because the queue compares
+    thousands of them in a second; the number is unique, so nothing behind it is ever compared."""
 
     __slots__ = ()
 
@@ -70,6 +78,7 @@ class Timeline:
     def __init__(self) -> None:
         self.now = 0
         self.lag = 0
+        self.made = 0  # when the running event was made
         self.events = 0
         self.stopped = False
         self.after_each: Action = lambda: None
@@ -78,7 +87,7 @@ class Timeline:
 
     def at(self, moment: int, action: Action, scope: Optional[Scope] = None) -> Entry:
         self._count += 1
-        entry = Entry((moment if moment > self.now else self.now, self._count, scope, action))
+        entry = Entry((moment if moment > self.now else self.now, self._count, scope, action, self.now))
         heapq.heappush(self._queue, entry)
         return entry
 
@@ -91,6 +100,8 @@ class Timeline:
         self.lag += round(seconds * SECOND)
 
     def hold(self, scope: Scope) -> None:
+        for beat in list(scope.root.far):
+            beat.land()
         scope.held = True
 
     def go_on(self, scope: Scope) -> None:
@@ -103,7 +114,7 @@ class Timeline:
     def run(self, until: int) -> None:
         queue, pop = self._queue, heapq.heappop
         while queue and queue[0][0] <= until and not self.stopped:
-            moment, _, scope, action = pop(queue)
+            moment, _, scope, action, made = pop(queue)
             if action is None:
                 continue
             if scope is not None:
@@ -115,6 +126,7 @@ class Timeline:
                     continue
             self.now = moment
             self.lag = 0
+            self.made = made
             self.events += 1
             action()
             self.after_each()
@@ -144,6 +156,10 @@ class HostClock(SystemClock):
         if self._suspended_at is not None:
             return self._base + (self._suspended_at - self._since) * self._per_ns
         return self._base + (timeline.now + timeline.lag - self._since) * self._per_ns
+
+    def at(self, moment: int) -> float:
+        """What it will show at that moment of the world, if nothing stands still until then."""
+        return self._base + (moment - self._since) * self._per_ns
 
     def wall(self) -> float:
         return self._wall + self._timeline.now * 1e-9
@@ -180,6 +196,8 @@ class Beat:
         self._busy_until = 0
         self._turning = False
         self._woken = NEVER  # seconds, by the action itself
+        self._left_out: List[int] = []  # moments before that of the entry
+        self.meant = 0  # for which moment this turn was; while its machine stood still it waited
 
     @property
     def asleep(self) -> bool:
@@ -190,6 +208,7 @@ class Beat:
         if self._turning:
             self._woken = min(self._woken, after)
             return
+        self.land()
         timeline, entry = self._timeline, self._entry
         moment = max(timeline.now + timeline.lag, self._busy_until) + round(after * SECOND)
         if entry is not None:
@@ -203,9 +222,38 @@ class Beat:
             self._entry.cancel()
             self._entry = None
 
+    def leave_out(self, moments: List[int], until: int) -> None:
+        """For the action of a turn that ends: nothing happens in the turns of these moments, so the next one comes at
+        ``until``. Whoever makes something happen meanwhile calls :meth:`land`."""
+        self._leap = (moments, until)
+
+    _leap: Optional[Tuple[List[int], int]] = None
+    _leapt_at = 0
+
+    def land(self) -> None:
+        """No turn is left out any more: the next one comes when it would have come."""
+        moments = self._left_out
+        if not moments:
+            return
+        self._left_out = []
+        self._scope.root.far.pop(self, None)
+        timeline, entry, before = self._timeline, self._entry, self._leapt_at
+        for moment in moments:
+            # Of two events of one instant that comes first which was made first, as this turn at the one before it.
+            if moment > timeline.now or (moment == timeline.now and timeline.made <= before):
+                if entry is not None:
+                    entry[3] = None
+                    self._entry = timeline.at(moment, self._turn, self._scope)
+                return
+            before = moment
+
     def _turn(self) -> None:
-        timeline = self._timeline
+        timeline, entry = self._timeline, self._entry
+        self.meant = timeline.now if entry is None else entry[0]
         self._entry = None
+        if self._left_out:
+            self._left_out = []
+            self._scope.root.far.pop(self, None)
         self._turning = True
         self._woken = NEVER
         due: Optional[float] = None
@@ -215,10 +263,18 @@ class Beat:
             self._turning = False
             self._busy_until = free = timeline.now + timeline.lag
         if due is not None:
-            wait = due if due > SHORTEST else SHORTEST
-            self._entry = timeline.at(free + round(wait * SECOND), self._turn, self._scope)
+            leap = self._leap
+            if leap is None:
+                wait = due if due > SHORTEST else SHORTEST
+                moment = free + round(wait * SECOND)
+            else:
+                self._left_out, moment = leap
+                self._leap = None
+                self._leapt_at = timeline.now
+                self._scope.root.far[self] = None
+            self._entry = timeline.at(moment, self._turn, self._scope)
         if self._woken < NEVER:
             self.wake(self._woken)
 
 
-__all__ = ["SECOND", "Beat", "Entry", "HostClock", "Scope", "Timeline", "ns", "stamp"]
+__all__ = ["NEVER", "SECOND", "SHORTEST", "Beat", "Entry", "HostClock", "Scope", "Still", "Timeline", "ns", "stamp"]

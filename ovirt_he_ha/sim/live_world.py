@@ -135,6 +135,7 @@ class LiveWorld(World):
             for other in self.hosts.values():
                 space = None if other.sanlock_daemon is None else other.sanlock_daemon.spaces.get(name)
                 if space is not None and space.seen is not None:
+                    space.news += 1
                     space.seen.pop(live.id, None)
                     if live.lease:
                         space.seen[live.id] = (renewed, seen)

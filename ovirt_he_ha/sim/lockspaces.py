@@ -3,7 +3,7 @@ threads."""
 
 import errno
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 from ovirt_he_ha.core.model import HostLease, LeaseId, LockspaceState
 from ovirt_he_ha.lease.binding import Disks
@@ -247,6 +247,8 @@ class EventLockspaces(SanlockLockspaces):
     """``facts`` and everything behind it is the product's; only time, threads and the daemon are not."""
 
     _said: Optional[Tuple[object, ...]] = None  # of the hosts, when they were last looked at
+    _seen: Optional[Tuple[object, ...]] = None  # what that was made of, if it was taken to pieces
+    _said_until = 0
     _left_out = 0
 
     def __init__(
@@ -282,22 +284,39 @@ class EventLockspaces(SanlockLockspaces):
     def _look_at_hosts(self) -> None:
         """The product's. What sanlock would answer as it did the last time is not taken to pieces again, but for every
         eighth time: then the same must come out."""
-        said = self._said_of_hosts()
+        now, seen = self._timeline.now, self._seen_of_hosts()
+        as_before = seen is not None and seen == self._seen and now <= self._said_until
+        said = self._said if as_before else self._said_of_hosts()
         measured = self._hosts
         if said is None or said != self._said or measured.value is None or self._asked != self._own_generation:
-            self._said = said
+            self._said, self._seen = said, None
             super()._look_at_hosts()
             return
         self._left_out += 1
-        now = self._clock.monotonic()
-        self._hosts = replace(measured, at=now)
-        self.note_renewals(self._renewed(), now)
+        at = self._clock.monotonic()
+        self._hosts = replace(measured, at=at)
+        if not as_before:
+            self._seen, self._said_until = seen, self._flags_until()
+            self.note_renewals(self._renewed(), at)
         self.look_at_own_renewal()
         if self._left_out % WHOLE_WAY == 0:
             short = self._known_of_hosts()
             super()._look_at_hosts()
             if short != self._known_of_hosts():
                 raise AssertionError(f"sanlock's hosts are not what the last look saw: {self._hosts}")
+
+    def _seen_of_hosts(self) -> Optional[Tuple[object, ...]]:
+        """What of sanlock's answer does not come with time alone; None: it cannot be asked."""
+        daemon = self._daemon()
+        space = None if daemon is None else daemon.spaces.get(self._lease.lockspace)
+        if daemon is None or space is None or daemon.hung_until > self._timeline.now:
+            return None
+        return daemon, space, space.held, space.news, self._host_id, self._owner.value
+
+    def _flags_until(self) -> int:
+        daemon = self._daemon()
+        space = None if daemon is None else daemon.spaces.get(self._lease.lockspace)
+        return self._timeline.now if daemon is None or space is None else daemon.flags_until(space)
 
     def own_renewal(self) -> Optional[int]:
         """As the status command says it, without making the rest of its answer."""
@@ -332,6 +351,15 @@ class EventLockspaces(SanlockLockspaces):
     def domain_state(self) -> Optional[LockspaceState]:
         """As ``facts().lockspace.value``."""
         return _state(self._domain, self._domain_loop).value
+
+    @property
+    def alert(self) -> bool:
+        """As it was last set."""
+        return self._alert
+
+    def listed(self) -> Optional[Mapping[int, HostLease]]:
+        """As ``facts().hosts.value``."""
+        return None if self._hosts_loop.overdue else self._hosts.value
 
     def leave(self, deadline: float) -> None:
         for each in (self._domain, self._whiteboard):

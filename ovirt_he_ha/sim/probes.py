@@ -9,7 +9,7 @@ from ovirt_he_ha.broker.monitors.health_page import PageResult
 from ovirt_he_ha.broker.monitors.storage_latency import StorageLatency
 from ovirt_he_ha.core.model import EngineFacts, Health, Monitors, Reading
 from ovirt_he_ha.core.timers import Timers
-from ovirt_he_ha.sim.clock import Beat, HostClock, Scope, Timeline
+from ovirt_he_ha.sim.clock import Beat, HostClock, Scope, Still, Timeline
 from ovirt_he_ha.sim.watch import SimTimes, SimWatch
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class EventMonitor(Monitor[T]):
         steady: Callable[[Reading[T]], bool] = lambda reading: False,
     ) -> None:
         super().__init__(name, measure, clock, interval, limit, on_change, significant)
+        self._state = Still()
         self._dormant = dormant
         self._steady = steady
         self._asked = True
@@ -134,9 +135,12 @@ class SimProbes:
     def stop(self, deadline: float) -> None:
         self._watch.stop(deadline)
 
+    def engine(self) -> Reading[EngineFacts]:
+        """As ``monitors().engine``."""
+        return aged(self._engine_monitor.reading(), self._engine.lag())
+
     def monitors(self) -> Monitors:
-        shown = self._shown
-        engine = aged(self._engine_monitor.reading(), self._engine.lag())
+        shown, engine = self._shown, self.engine()
         if shown is None:
             return Monitors(storage_latency=self.storage.reading(), engine=engine)
         age = (self._clock.monotonic() - self._began) % self._timers.network_round

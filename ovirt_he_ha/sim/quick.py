@@ -1,5 +1,6 @@
 """What makes worlds quicker and changes nothing in them: functions that remember their answers, frozen dataclasses that
-are made in fewer steps, and values of enumerations. All are put into the product while worlds run, and taken out again.
+are made in fewer steps, values of enumerations, properties that are worked out once without a lock. All are put into
+the product while worlds run, and taken out again.
 
 A frozen dataclass sets each field through ``object.__setattr__``, ``dataclasses.replace`` asks each field for its
 description, and the interpreter stores and finds plain attributes in half the time, which needs a class without a
@@ -11,18 +12,17 @@ import dataclasses
 import sys
 from contextlib import contextmanager
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
-from ovirt_he_ha.core import safeguards, slot
+from ovirt_he_ha.sim import answers
+from ovirt_he_ha.sim.answers import PLAIN, Function, quick_functions
 
 PACKAGE = "ovirt_he_ha."
+ANSWERS = answers.__name__
 METHODS = ("__init__", "__setattr__", "__delattr__")
-REMEMBERED = 1024  # answers of one function
-
-Function = Callable[..., Any]
 
 
 @contextmanager
@@ -32,9 +32,8 @@ def quickened() -> Iterator[None]:
         yield  # a world within a world's laboratory
         return
     modules = _modules()
-    classes, enums = _classes(modules), _enums(modules)
-    quick: Dict[Function, Function] = {each: remembered(each) for each in (slot.decode, slot.decode_global)}
-    quick.update({each: known(each) for each in (safeguards.score_digest, safeguards.timers_digest)})
+    classes, enums, once = _classes(modules), _enums(modules), _once(modules)
+    quick = quick_functions()
     quick[dataclasses.replace] = Copier({cls: each.copy for cls, each in classes.items()}).replace
     _places.extend(_named(modules))
     for names, name, plain in _places:
@@ -43,6 +42,8 @@ def quickened() -> Iterator[None]:
         each.put_into(cls)
     for enum in enums:
         enum.value = property(attrgetter("_value_"))
+    for owner, name, unlocked, _ in once:
+        setattr(owner, name, unlocked)
     try:
         yield
     finally:
@@ -53,37 +54,8 @@ def quickened() -> Iterator[None]:
             each.take_out_of(cls)
         for enum in enums:
             del enum.value
-
-
-def remembered(plain: Function) -> Function:
-    """The same answers: they depend on nothing but the arguments, which do not change."""
-    known: Dict[Tuple[Any, ...], Any] = {}
-
-    def answer(*arguments: Any) -> Any:
-        found = known.get(arguments)
-        if found is None:
-            if len(known) >= REMEMBERED:
-                known.clear()
-            found = known[arguments] = plain(*arguments)
-        return found
-
-    return answer
-
-
-def known(plain: Function) -> Function:
-    """The same answers for the same object, of which there are few: a cache by its value would hash all of it each
-    time."""
-    answers: Dict[int, Tuple[Any, Any]] = {}
-
-    def answer(argument: Any) -> Any:
-        found = answers.get(id(argument))
-        if found is None:
-            if len(answers) >= REMEMBERED:
-                answers.clear()
-            found = answers[id(argument)] = (argument, plain(argument))  # kept: its id is nobody else's
-        return found[1]
-
-    return answer
+        for owner, name, _, locked in once:
+            setattr(owner, name, locked)
 
 
 # --- where to put them ------------------------------------------------------------------------------------------------
@@ -119,15 +91,13 @@ def _modules() -> Tuple[ModuleType, ...]:
 @lru_cache(maxsize=1)  # of one process; a command loads another module now and then
 def _named(modules: Tuple[ModuleType, ...]) -> Tuple[Tuple[Dict[str, Any], str, Function], ...]:
     """Where these functions are called by a name of the module: (its names, the name, the function)."""
-    wanted: Tuple[Function, ...] = (
-        slot.decode, slot.decode_global, safeguards.score_digest, safeguards.timers_digest, dataclasses.replace,
-    )  # fmt: skip
+    wanted = {id(plain): plain for plain in (*PLAIN, dataclasses.replace)}
     return tuple(
-        (vars(module), name, plain)
+        (vars(module), name, wanted[id(found)])
         for module in modules
+        if module.__name__ != ANSWERS
         for name, found in vars(module).items()
-        for plain in wanted
-        if found is plain
+        if id(found) in wanted
     )
 
 
@@ -145,6 +115,30 @@ def _classes(modules: Tuple[ModuleType, ...]) -> Dict[type, Class]:
 def _enums(modules: Tuple[ModuleType, ...]) -> Tuple[Any, ...]:
     found = {cls for cls in _types(modules) if issubclass(cls, Enum) and cls.__module__.startswith(PACKAGE)}
     return tuple(cls for cls in found if "value" not in vars(cls))
+
+
+@lru_cache(maxsize=1)
+def _once(modules: Tuple[ModuleType, ...]) -> Tuple[Tuple[type, str, "Once", Any], ...]:
+    """(class, name of the property, without a lock, as it was)"""
+    return tuple(
+        (cls, name, Once(found.func, name), found)
+        for cls in sorted(set(_types(modules)), key=lambda each: (each.__module__, each.__qualname__))
+        if cls.__module__.startswith(PACKAGE)
+        for name, found in vars(cls).items()
+        if isinstance(found, cached_property)
+    )
+
+
+class Once:
+    """As functools.cached_property, whose lock (until Python 3.12) costs more than what most of them work out."""
+
+    def __init__(self, work_out: Function, name: str) -> None:
+        self._work_out = work_out
+        self._name = name
+
+    def __get__(self, found: Any, owner: Any = None) -> Any:
+        value = found.__dict__[self._name] = self._work_out(found)
+        return value
 
 
 def _types(modules: Tuple[ModuleType, ...]) -> List[type]:

@@ -5,7 +5,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional
+from typing import Callable, ContextManager, Iterator, List, Optional
 
 from ovirt_he_ha.sim.faults import schedule
 from ovirt_he_ha.sim.quick import quickened
@@ -34,7 +34,8 @@ class Result:
 
 @contextmanager
 def laboratory() -> Iterator[None]:
-    """What the product takes from its process is the same for every run: UTC, and no log."""
+    """What the product takes from its process is the same for every run: UTC, and no log. Around many runs it is set up
+    once, and what worlds remember of the product's answers serves all of them."""
     before, undo, thresholds = os.environ.get("TZ"), quiet(), gc.get_threshold()
     gc.set_threshold(*COLLECTION)
     os.environ["TZ"] = "UTC"
@@ -50,6 +51,15 @@ def laboratory() -> Iterator[None]:
         else:
             os.environ["TZ"] = before
         time.tzset()
+
+
+def settle() -> None:
+    """The laboratory, for a process that does nothing else until its end."""
+    _settled.append(laboratory())
+    _settled[-1].__enter__()
+
+
+_settled: List[ContextManager[None]] = []
 
 
 def run(scenario: Scenario, seed: Optional[int] = None, tweak: Tweak = lambda world: None) -> Result:

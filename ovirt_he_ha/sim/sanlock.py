@@ -100,6 +100,7 @@ class Space:
     seen: Optional[Dict[int, Tuple[int, int]]] = None
     generations: Dict[int, int] = field(default_factory=dict)  # as they were when that renewal was seen
     looked: int = 0
+    news: int = 0  # counts what changes in ``seen``, ``generations`` and ``generation``
 
 
 Granted = Callable[[str], None]
@@ -213,6 +214,7 @@ class Sanlock:
         space.held = True
         space.renewed = space.joined_at = self.timeline.now
         space.seen = {}
+        space.news += 1
         self._read_others(space)
         self._after(2 * self.io, lambda: self._renew(space))
         self._expire_later(space)
@@ -293,6 +295,7 @@ class Sanlock:
         if known is None or known[0] != lease.renewed:
             space.seen[host_id] = (lease.renewed, self.timeline.now)
             space.generations[host_id] = lease.generation
+            space.news += 1
 
     def _expire_later(self, space: Space) -> None:
         wait = space.renewed + ns(8 * self.io) - self.timeline.now
@@ -362,6 +365,18 @@ class Sanlock:
             return HostLease.FAIL
         # Until a change was seen, nobody knows whether that renewal is of today.
         return HostLease.UNKNOWN if seen_at <= space.joined_at else HostLease.LIVE
+
+    def flags_until(self, space: Space) -> int:
+        """The last moment at which every flag is what it is now, if nothing new is seen."""
+        now, limits = self.timeline.now, (self.disk.fail_after, self.disk.dead_after)
+        ends = [
+            seen_at + limit
+            for host_id, (renewed, seen_at) in (space.seen or {}).items()
+            if renewed and host_id != space.host_id
+            for limit in limits
+            if now <= seen_at + limit
+        ]
+        return min(ends, default=now)
 
     # --- the VM's lease ----------------------------------------------------------------------------------------------
 

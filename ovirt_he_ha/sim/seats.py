@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any, Callable, Iterable, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Protocol, Tuple
 
 from ovirt_he_ha import __version__
 from ovirt_he_ha.agent.actions import ActionWorker, Definition
@@ -26,6 +26,7 @@ from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink, Broker
 from ovirt_he_ha.config.files import AgentConf, HaConf
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import (
+    GLOBAL_SLOT,
     Action,
     ActionKind,
     ActionReport,
@@ -33,12 +34,14 @@ from ovirt_he_ha.core.model import (
     Carried,
     Decision,
     Fence,
+    Health,
     LeaseId,
     LeaseOwner,
     LockspaceState,
     Outcome,
     Safeguards,
     ScoreConfig,
+    Vm,
 )
 from ovirt_he_ha.core.seams import BlockIO
 from ovirt_he_ha.core.timers import Timers
@@ -47,7 +50,7 @@ from ovirt_he_ha.lease import vm_lease
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.reset_watch import ResetWatch
 from ovirt_he_ha.lease.watchdog import tie
-from ovirt_he_ha.sim.clock import Beat, HostClock, Scope, Timeline
+from ovirt_he_ha.sim.clock import NEVER, SHORTEST, Beat, HostClock, Scope, Still, Timeline, ns
 from ovirt_he_ha.sim.hypervisor import Done, Libvirt
 from ovirt_he_ha.sim.lockspaces import EventLockspaces, EventLoop, SanlockBinding, status_of
 from ovirt_he_ha.sim.probes import Conditions, SimProbes
@@ -59,8 +62,9 @@ ROOT = Caller(1, 0, 0)
 BROKER_RETRY = 1.0
 MIN_GAP = 0.1
 RPC = 0.002  # seconds of one call
-WHOLE_WAY = 16
+WHOLE_WAY = 64
 QUIET = 3.9  # seconds in which a calm reading thread would find nothing to do; two of its turns
+SLACK = 0.01  # seconds
 _LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
 
 
@@ -136,6 +140,43 @@ class Silent:
 # --- the broker ------------------------------------------------------------------------------------------------------
 
 
+class EventWhiteboard(Whiteboard):
+    """The product's, which says how long it is calm."""
+
+    def calm_until(self, now: float) -> float:
+        """No read is due, and the engine is well by what was read last, until then; in the past if it is not so now.
+        Whatever else ends it is a change that is told, or :attr:`says_well`."""
+        if self._tried_at is None or not self._is_calm(now):
+            return 0.0
+        fresh = 3 * self._timers.cycle
+        well = (
+            NEVER if slot_id == GLOBAL_SLOT else last.changed_at + fresh
+            for slot_id, last in self._last.items()
+            if last.well
+        )
+        return min(self._tried_at + self._timers.slot_read_well, max(well, default=0.0))
+
+    @property
+    def says_well(self) -> bool:
+        """This host's own record."""
+        own = self._last.get(self.host_id)
+        return own is not None and own.well
+
+
+class EventBroker(Broker):
+    """The product's, which asks its rooms for one value each without making all the others."""
+
+    lockspaces: EventLockspaces
+    probes: SimProbes
+
+    def _listed(self) -> Optional[Collection[int]]:
+        return self.lockspaces.listed()
+
+    def _alert(self) -> bool:
+        facts = self.probes.engine().value
+        return facts is not None and facts.status.vm is Vm.UP and facts.status.health is not Health.GOOD
+
+
 class BrokerSeat:
     """One life of the broker."""
 
@@ -146,6 +187,7 @@ class BrokerSeat:
         self.waiters: List[Callable[[], None]] = []
         timeline, clock = body.timeline, body.clock
         self.changes = Changes(body.random.randrange(1 << 30))
+        self.changes._moved = Still()
         metrics = Metrics()
         table = SimTable(body.libvirt)
         status = status_of(body.sanlock, timeline, body.lease)
@@ -175,10 +217,10 @@ class BrokerSeat:
             body.timers,
             self.changed,
         )
-        whiteboard = Whiteboard(
+        whiteboard = EventWhiteboard(
             body.open_volume, body.conf_id, clock, body.timers, self.changed, self._on_read, metrics
         )
-        self.broker = Broker(
+        self.broker = EventBroker(
             host_id=body.conf_id,
             server_path=Path("/run/simulated"),
             whiteboard=whiteboard,
@@ -192,31 +234,63 @@ class BrokerSeat:
             timers=body.timers,
             policy=Policy(own=0),
         )
+        self.broker.lockspaces, self.broker.probes = self.lockspaces, self.probes
         self.whiteboard = whiteboard
         self._reading = Beat(timeline, self.scope, self._read)
         self._read_serial = -1
         self._read_until = 0.0
+        self._left_out: Dict[int, float] = {}  # moments of turns, and until when the one then would see nothing new
         self.lockspaces.want(body.conf_id)
         self.probes.start()
         self._reading.wake(0.01)
 
     def changed(self) -> None:
         self.changes.bump()
+        self._reading.land()
         for waiter in self.waiters:
             waiter()
 
     def _read(self) -> Optional[float]:
         """As the product's reading thread; a turn that could see nothing new, as nothing has changed since the last
         one and no read is due yet, is left out."""
-        now, serial = self.body.clock.monotonic(), self.changes.serial
+        clock, timers = self.body.clock, self.body.timers
+        now, serial = clock.monotonic(), self.changes.serial
+        self._read_until = self._left_out.get(self._reading.meant, self._read_until)
+        self._left_out.clear()
         if serial == self._read_serial and now < self._read_until:
-            return self.body.clock.world(self.body.timers.slot_read_alert)
-        due = self.broker.read_slots()
-        after = self.body.clock.monotonic()
-        calm = due - after > 0.9 * self.body.timers.slot_read_alert
-        self._read_serial = self.changes.serial
-        self._read_until = after + QUIET if calm else 0.0
-        return self.body.clock.world(due - after)
+            wait = clock.world(timers.slot_read_alert)
+        else:
+            due = self.broker.read_slots()
+            after = clock.monotonic()
+            calm = due - after > 0.9 * timers.slot_read_alert
+            self._read_serial = self.changes.serial
+            self._read_until = after + QUIET if calm else 0.0
+            wait = clock.world(due - after)
+        if self._read_until:
+            self._leave_out(wait)
+        return wait
+
+    def _leave_out(self, wait: float) -> None:
+        """The turns that come before anything can be due, whether they would be left out one by one or look and find
+        nothing: there is none of them at all, unless :meth:`changed` comes in between."""
+        clock, timeline, timers = self.body.clock, self.body.timeline, self.body.timers
+        alert, quiet = timers.slot_read_alert, self._read_until
+        calm_until = 0.0 if self.lockspaces.alert else self.whiteboard.calm_until(clock.monotonic()) - SLACK
+        moments, moment = self._left_out, timeline.now + timeline.lag + ns(max(wait, SHORTEST))
+        while True:
+            now = clock.at(moment)
+            if now < quiet:
+                moments[moment] = quiet
+                moment += ns(clock.world(alert))
+                continue
+            if now + alert >= calm_until:
+                break
+            moments[moment] = quiet
+            due = now + alert
+            moment, quiet = moment + ns(clock.world(due - now)), now + QUIET
+        if moments:
+            self._reading.leave_out(list(moments), moment)
+            moments[moment] = quiet
 
     def _on_read(self, seconds: Optional[float], why: str) -> None:
         if seconds is None:
@@ -225,7 +299,12 @@ class BrokerSeat:
             self.probes.storage.record(seconds)
 
     def call(self, method: str, args: Tuple[Any, ...]) -> Any:
-        return self.broker.handlers.dispatch(ROOT, method, args)
+        well = self.whiteboard.says_well
+        try:
+            return self.broker.handlers.dispatch(ROOT, method, args)
+        finally:
+            if self.whiteboard.says_well != well:
+                self._reading.land()
 
     def killed(self) -> None:
         self.scope.end()
@@ -245,7 +324,7 @@ class DirectLink(BrokerLink):
         self._asked = 0
 
     def snapshot(self) -> BrokerSnapshot:
-        """Every sixteenth one goes the whole way, through the product's packing and parsing, and must come out as it
+        """Every sixty-fourth one goes the whole way, through the product's packing and parsing, and must come out as it
         went in; the others are handed over as they are, without what the protocol does not carry."""
         self._asked += 1
         seat = self._body.broker
@@ -458,7 +537,7 @@ class AgentSeat:
             collector=self._collector(),
             actions=_Audited(self),
             fencer=self.fencer,
-            publisher=Publisher(self._link, body.conf_id, clock, self._published, timers, self._launch),
+            publisher=self._publisher(),
             save=self._save,
             timers=timers,
             carried=Carried(),
@@ -553,6 +632,12 @@ class AgentSeat:
             self._link.snapshot, self._identity, Path("/ha.conf"), workers, self.body.clock, self._published
         )
         made.body = self.body
+        return made
+
+    def _publisher(self) -> Publisher:
+        body = self.body
+        made = Publisher(self._link, body.conf_id, body.clock, self._published, body.timers, self._launch)
+        made._changed = Still()
         return made
 
     def _definition(self) -> Definition:

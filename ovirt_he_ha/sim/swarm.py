@@ -12,6 +12,7 @@ from typing import Iterator, List, Optional, Tuple
 from ovirt_he_ha.sim import chance
 from ovirt_he_ha.sim.coverage import UNIVERSE, Coverage
 from ovirt_he_ha.sim.options import MOST_JOBS, MOST_SEED, whole
+from ovirt_he_ha.sim.run import laboratory, settle
 from ovirt_he_ha.sim.scenario import FILE, README, Scenario, ScenarioError, document
 from ovirt_he_ha.sim.shrink import MOST_RUNS, Shrinker
 from ovirt_he_ha.sim.trial import Outcome, attempt
@@ -82,9 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
 def answers(orders: List[Order], jobs: int) -> Iterator[Answer]:
     """In the order of the seeds, however many processes there are."""
     if jobs == 1:
-        yield from map(answer, orders)
+        with laboratory():
+            yield from map(answer, orders)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, settle) as pool:
         yield from pool.imap(answer, orders, chunksize=1)
 
 

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Set, Tuple, Union
 
 SIZE = 4096
 LINE = 512
@@ -78,7 +78,7 @@ def _is_flags(data: bytes) -> bool:
 
 
 def _line_fault(padded: str, slot: Optional[int]) -> Optional[str]:
-    line = padded.rstrip("\0")
+    line = _unpadded(padded)
     if "\0" in line:
         return "NUL inside the host line"
     if not line.isprintable():
@@ -142,14 +142,33 @@ def is_rankable(status: Status) -> bool:
     return True
 
 
-@lru_cache(maxsize=4096)  # most lines are what the same host, or every host, wrote before
-def _is_good_line(line: str) -> bool:
-    return _GOOD_LINE.fullmatch(line) is not None
+_MOST_LINES = 8192
+_good_lines: Set[str] = set()  # most lines are what the same host, or every host, wrote before
+
+
+def _are_good(lines: List[str]) -> bool:
+    new = set(lines) - _good_lines
+    if not all(map(_GOOD_LINE.fullmatch, new)):
+        return False
+    if len(_good_lines) > _MOST_LINES:
+        _good_lines.clear()
+    _good_lines.update(new)
+    return True
+
+
+def _unpadded(padded: str) -> str:
+    """Without the NULs that end it; a NUL inside stays."""
+    end = padded.find("\0")
+    return padded[:end] if end >= 0 and _NULS.startswith(padded[end:]) else padded.rstrip("\0")
+
+
+_NULS = "\0" * SIZE
 
 
 def _text_fault(padded: str) -> Optional[str]:
-    text = padded.rstrip("\0")
-    if all(map(_is_good_line, text.split("\n")[:-1])) and text[-1:] in ("", "\n"):
+    text = _unpadded(padded)
+    lines = text.split("\n")
+    if not lines.pop() and _are_good(lines):
         return None
     if "\0" in text:
         return "NUL inside the free text"

@@ -124,3 +124,81 @@ def test_stamps_are_made_of_whole_numbers() -> None:
         "61.500",
         "-0.001",
     ]
+
+
+class Leaper:
+    """Comes every 10 s; at 10 s it leaves out the turns until 50 s."""
+
+    def __init__(self) -> None:
+        self.timeline, self.machine = Timeline(), Scope()
+        self.times: List[float] = []
+        self.meant: List[float] = []
+        self.beat = Beat(self.timeline, Scope(self.machine), self.turn)
+        self.beat.wake(10.0)
+
+    def turn(self) -> Optional[float]:
+        self.times.append(self.timeline.now / 1e9)
+        self.meant.append(self.beat.meant / 1e9)
+        if len(self.times) == 1:
+            self.beat.leave_out([ns(20.0), ns(30.0), ns(40.0)], ns(50.0))
+        return 10.0
+
+    def run(self, until: float) -> List[float]:
+        self.timeline.run(ns(until))
+        return self.times
+
+
+def test_turns_that_do_nothing_are_left_out() -> None:
+    leaper = Leaper()
+    assert leaper.run(75.0) == [10.0, 50.0, 60.0, 70.0]
+    assert leaper.timeline.events == 4
+
+
+def test_it_lands_on_the_turn_that_would_have_come_next() -> None:
+    leaper = Leaper()
+    for moment in (24.0, 26.0):  # twice is once
+        leaper.timeline.at(ns(moment), leaper.beat.land)
+    assert leaper.run(55.0) == [10.0, 30.0, 40.0, 50.0]
+
+
+def test_at_the_moment_of_a_turn_the_order_of_making_says_which_one_it_lands_on() -> None:
+    leaper = Leaper()
+    leaper.timeline.at(ns(30.0), leaper.beat.land)  # made before the turn at 20 s would have made the one at 30 s
+    assert leaper.run(55.0) == [10.0, 30.0, 40.0, 50.0]
+    leaper = Leaper()
+
+    def later() -> None:
+        leaper.timeline.after(5.0, leaper.beat.land)
+
+    leaper.timeline.at(ns(25.0), later)
+    assert leaper.run(55.0) == [10.0, 40.0, 50.0]
+
+
+def test_behind_the_last_turn_that_was_left_out_nothing_is_to_be_landed_on() -> None:
+    leaper = Leaper()
+    leaper.timeline.at(ns(45.0), leaper.beat.land)
+    assert leaper.run(55.0) == [10.0, 50.0]
+
+
+def test_whoever_is_woken_in_a_leap_comes_at_once_or_at_the_next_turn() -> None:
+    leaper = Leaper()
+    leaper.timeline.at(ns(24.0), leaper.beat.wake)
+    assert leaper.run(45.0) == [10.0, 24.0, 34.0, 44.0]
+    leaper = Leaper()
+    leaper.timeline.at(ns(24.0), lambda: leaper.beat.wake(9.0))
+    assert leaper.run(45.0) == [10.0, 30.0, 40.0]
+
+
+def test_a_machine_that_stands_still_in_a_leap_makes_up_for_the_turn_that_came_due() -> None:
+    leaper = Leaper()
+    leaper.timeline.at(ns(24.0), lambda: leaper.timeline.hold(leaper.machine))
+    leaper.timeline.at(ns(37.0), lambda: leaper.timeline.go_on(leaper.machine))
+    assert leaper.run(60.0) == [10.0, 37.0, 47.0, 57.0]
+    assert leaper.meant == [10.0, 30.0, 47.0, 57.0]
+
+
+def test_who_ended_in_a_leap_does_not_come_any_more() -> None:
+    leaper = Leaper()
+    leaper.timeline.at(ns(24.0), leaper.machine.end)
+    leaper.timeline.at(ns(25.0), lambda: leaper.timeline.hold(leaper.machine))
+    assert leaper.run(60.0) == [10.0]

@@ -8,15 +8,17 @@ import pytest
 
 from ovirt_he_ha.agent import cycle, publish
 from ovirt_he_ha.broker import slot_reads
-from ovirt_he_ha.core import slot
+from ovirt_he_ha.core import protection, slot
+from ovirt_he_ha.core.liveness import Survey
 from ovirt_he_ha.core.model import EngineFacts, EngineStatus, Health, HostLease, Reading, Record, State, Vm
-from ovirt_he_ha.sim.quick import known, quickened, remembered
+from ovirt_he_ha.sim.answers import Checked, known, remembered
+from ovirt_he_ha.sim.quick import quickened
 
 STATUS = EngineStatus(Vm.UP, Health.GOOD)
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class Positive:
     """Its constructor does more than setting fields: it is left alone."""
 
     number: int
@@ -55,7 +57,7 @@ def test_they_refuse_what_they_refused() -> None:
         with pytest.raises(TypeError):
             cycle.replace(facts, colour="red")  # type: ignore[attr-defined]
         with pytest.raises(ValueError):
-            Checked(-1)
+            Positive(-1)
 
 
 def test_values_of_enumerations_are_the_same() -> None:
@@ -98,7 +100,7 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_an_answer_is_worked_out_once_and_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovirt_he_ha.sim.quick.REMEMBERED", 2)
+    monkeypatch.setattr("ovirt_he_ha.sim.answers.REMEMBERED", 2)
     asked: List[int] = []
 
     def plain(number: int) -> Optional[int]:
@@ -113,6 +115,56 @@ def test_an_answer_is_worked_out_once_and_forgotten_in_time(monkeypatch: pytest.
 def test_an_object_is_known_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: List[Any] = []
     quick = known(lambda text: asked.append(text) or len(asked))
-    first, same, other = Checked(1), Checked(1), Checked(2)
+    first, same, other = Positive(1), Positive(1), Positive(2)
     assert [quick(first), quick(first), quick(same), quick(other), quick(first)] == [1, 1, 2, 3, 1]
     assert asked == [first, same, other]
+
+
+def test_what_depends_on_more_than_its_key_is_found_out() -> None:
+    quick = Checked(lambda pair: pair[0] + pair[1], lambda pair: pair[0])
+    assert [quick.answer((1, 2)) for _ in range(40)] == [3] * 40
+    with pytest.raises(AssertionError, match="depends on more than 1"):
+        for _ in range(20):
+            quick.answer((1, 5))
+
+
+def test_what_must_not_be_remembered_is_worked_out_each_time() -> None:
+    asked: List[int] = []
+    quick = Checked(lambda number: asked.append(number) or len(asked), lambda number: None)
+    assert [quick.answer(7) for _ in range(3)] == [1, 2, 3]
+
+
+def hosts(**changes: Any) -> List[Record]:
+    """Three that guard themselves; the first one says what ``changes`` says."""
+    words = {"state": "EngineDown", "def": "ok", "lockmgr": "sanlock", "wd": "1", "io": "10/60", "wall": "1700000000"}
+    extras = [tuple({**words, **(changes if number == 1 else {})}.items()) for number in (1, 2, 3)]
+    return [
+        Record(number, 17, 3400, STATUS if number == 1 else None, f"host{number}", extra=extra, extra_ok=True)
+        for number, extra in enumerate(extras, 1)
+    ]
+
+
+def meters() -> List[Any]:
+    found: List[Any] = []
+    told = ({}, {}, {"wall": "1700000010"}, {"wd": "0"}, {"wall": "x"}, {"io": "20/60"}, {"score.zero": "lockspace"})
+    for each in told:
+        made = tuple(protection.host(one.host_id, one, True) for one in hosts(**each))
+        for flag, age in ((Reading.of(False), 1.0), (Reading.of(True), 1.0), (Reading.of(False), 50.0)):
+            cluster = protection.Cluster(1, made, flag, False, age)
+            found += [protection.assess(cluster), [one.facts for one in made]]
+    return found
+
+
+def test_meters_and_what_hosts_say_of_themselves_are_the_same() -> None:
+    plain = meters()
+    with quickened():
+        assert [meters() for _ in range(8)] == [plain] * 8
+
+
+def test_properties_that_are_worked_out_once_are_their_own_again_afterwards() -> None:
+    before = vars(Survey)["alive"]
+    with quickened():
+        survey = Survey({}, {})
+        inside = vars(Survey)["alive"]
+        assert survey.alive == () and survey.alive is survey.alive
+    assert inside is not before and vars(Survey)["alive"] is before
