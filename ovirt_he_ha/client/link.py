@@ -293,7 +293,7 @@ class BrokerLink:
         except (protocol.WireError, ValueError) as error:
             raise BrokerUnavailable(self.socket_path, "garbage", error) from error
         except (OSError, EOFError) as error:
-            raise BrokerUnavailable(self.socket_path, _cause(error), error) from error
+            raise BrokerUnavailable(self.socket_path, _cause(error), _detail(error)) from error
 
     def _exchange(self, method: str, body: bytes, until: float) -> bytes:
         """What is asked once has a connection of its own: a kept one may be stale, which shows only by asking."""
@@ -349,6 +349,11 @@ def _known(code: object) -> int:
         return FaultCode(int(str(code)))
     except ValueError:
         return int(str(code)) if str(code).lstrip("-").isdigit() else int(FaultCode.INTERNAL)
+
+
+def _detail(error: BaseException) -> object:
+    """The system's words for a full queue of connections would send the reader after memory or limits."""
+    return "it takes no more connections" if isinstance(error, BlockingIOError) else error
 
 
 def _cause(error: BaseException) -> str:

@@ -155,7 +155,7 @@ class LibvirtEngineVm(EngineVm):
         pending = [process for process in self._table.find(self._vmid) if not process.incoming]
         results = [kill(process, PENDING_KILL, self._table) for process in pending]
         left = next((result for result in results if isinstance(result, StillThere)), None)
-        return f"process {left.pid} is {left.why}" if left else f"{len(pending)} waiting process(es) ended"
+        return f"process {left.pid}: {left.why}" if left else f"{len(pending)} waiting process(es) ended"
 
     def _refuse_pending(self) -> None:
         """An abandoned create or migration may still take effect: no second one beside it."""
@@ -307,7 +307,7 @@ class LibvirtEngineVm(EngineVm):
         except OSError as e:
             return run.report(Outcome.FAILED, f"the process table cannot be read: {e.strerror}")
         if isinstance(result, StillThere):
-            return run.report(Outcome.OVERDUE, f"process {result.pid} is {result.why}")
+            return run.report(Outcome.OVERDUE, f"process {result.pid}: {result.why}")
         return run.report(Outcome.OK, "")
 
     def _end(self, seconds: float) -> Optional[StillThere]:

@@ -66,6 +66,9 @@ class ResourceLock:
                 [sys.executable, "-I", "-S", program, os.path.dirname(spec.origin), *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # One that hangs in the kernel keeps what it has: whoever reads our output from a pipe would wait for
+                # its end.
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us: we say when the lock may go
             )
         except OSError as error:

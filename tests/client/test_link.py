@@ -1,9 +1,11 @@
 """The typed link against the real server, and against servers that misbehave."""
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -251,3 +253,18 @@ def test_wrong_types_are_garbage(misbehaving, value):
     with pytest.raises(BrokerUnavailable) as caught:
         misbehaving(OK % (len(body), body)).get_stats()
     assert caught.value.code == "garbage"
+
+
+def test_a_full_queue_is_told_in_words(tmp_path: Path) -> None:
+    path = str(tmp_path / "deaf")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        for _ in range(3):
+            other = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                other.connect(path)
+        with pytest.raises(BrokerUnavailable) as caught:
+            BrokerLink(path, deadline=0.2).call("health")
+    assert caught.value.code == "overdue" and "Errno" not in str(caught.value)
