@@ -5,7 +5,6 @@ import faulthandler
 import logging
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -34,6 +33,7 @@ from ovirt_he_ha.agent.state_writer import StateWriter
 from ovirt_he_ha.client.link import BrokerError, BrokerFault, BrokerLink
 from ovirt_he_ha.config import host_shutdown
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
+from ovirt_he_ha.config.end_signals import on_end
 from ovirt_he_ha.config.equality import deployment_digest
 from ovirt_he_ha.config.files import AgentConf, HostedEngineConf, load_agent_conf, load_hosted_engine_conf
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
@@ -135,7 +135,7 @@ class Agent:
         self._cycle.ledger, self._cycle.meter = self._ledger, Meter()
 
     def stop(self) -> None:
-        """From any thread; a signal handler puts something into ``told`` instead."""
+        """From any thread; whoever hears a signal puts something into ``told`` instead."""
         self._stopping.set()
         self._wake.set()
         self.told.put(None)
@@ -380,9 +380,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     except (ConfigError, DomainProblem, TimeScaleError, BindingMissing, binding.SanlockMissing) as e:
         sys.stderr.write(f"ovirt-ha-agent: {e}\n")
         return EXIT_NOT_CONFIGURED
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Not ``stop``: a handler runs between two instructions of this thread, and an Event's lock may be in its hands.
-        signal.signal(number, lambda *_: agent.told.put(None))
+    on_end(lambda: agent.told.put(None))
     settle()
     status = agent.run()
     finish_logging()

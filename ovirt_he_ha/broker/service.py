@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -21,6 +20,7 @@ from ovirt_he_ha.broker.rpc import SocketProblem
 from ovirt_he_ha.broker.volume_door import VolumeDoor
 from ovirt_he_ha.broker.whiteboard import Whiteboard
 from ovirt_he_ha.config.clock import SystemClock, TimeScaleError
+from ovirt_he_ha.config.end_signals import on_end
 from ovirt_he_ha.config.files import (
     AgentConf,
     HostedEngineConf,
@@ -94,12 +94,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     _parse(sys.argv[1:] if argv is None else argv)
     paths = HostPaths.from_env()
     setup_logging("ovirt-ha-broker", paths.broker_log_conf)
-    # Not an Event: a handler runs on the main thread, between two instructions of that Event's own wait, and would wait
-    # for a lock that this very thread holds.
     told: queue.SimpleQueue[None] = queue.SimpleQueue()
     sys.setswitchinterval(SWITCH)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.put(None))
+    on_end(lambda: told.put(None))
     status = _run(paths, told)
     finish_logging()
     os._exit(status)  # a worker that hangs in storage, sanlock or libvirt must not delay the end

@@ -2,7 +2,11 @@
 
 import importlib.util
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +23,7 @@ from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import HostLease, LeaseFacts, LeaseOwner, Reading
 
+ROOT = Path(__file__).resolve().parents[2]
 _UUIDS = (
     "vmid",
     "sdUUID",
@@ -172,6 +177,26 @@ def test_s4_a_frozen_broker_does_not_hold_up_the_stop(monkeypatch: pytest.Monkey
         assert time.monotonic() - begun < 5
         assert status == [EXIT_INIT]
         broker.close()
+
+
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
+def test_s8_a_stop_is_heard_whichever_thread_takes_the_signal() -> None:
+    with tempfile.TemporaryDirectory(prefix="he-a-", dir="/tmp") as directory:
+        broker = Silent(write_conf(Path(directory), {}).broker_socket)
+        env = {**os.environ, "OVIRT_HE_ROOT": directory, "PYTHONPATH": str(ROOT)}
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "ovirt_he_ha.agent.service"], env=env, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert broker.asked.wait(60)
+            others = {int(thread) for thread in os.listdir(f"/proc/{agent.pid}/task")} - {agent.pid}
+            os.kill(min(others), signal.SIGTERM)
+            assert agent.wait(60) == EXIT_INIT
+        finally:
+            agent.kill()
+            agent.wait(10)
+            broker.close()
 
 
 @pytest.mark.system_python

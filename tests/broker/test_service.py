@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -163,6 +165,29 @@ def test_no_place_for_the_socket(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 1
     assert str(paths.run_dir) in done.stderr
+
+
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("sanlock") is None, reason="python3-sanlock is missing")
+def test_s8_a_stop_is_heard_whichever_thread_takes_the_signal():
+    with tempfile.TemporaryDirectory(prefix="he-b-", dir="/tmp") as directory:  # a socket's name is short
+        paths = write_conf(Path(directory))
+        env = {**os.environ, "OVIRT_HE_ROOT": directory, "PYTHONPATH": str(ROOT)}
+        broker = subprocess.Popen(
+            [sys.executable, "-m", "ovirt_he_ha.broker.service"], env=env, stderr=subprocess.DEVNULL
+        )
+        try:
+            until = time.monotonic() + 60
+            with socket.socket(socket.AF_UNIX) as probe:
+                while probe.connect_ex(str(paths.broker_socket)):
+                    assert time.monotonic() < until and broker.poll() is None
+                    time.sleep(0.02)  # another process's socket raises no event here
+            others = {int(thread) for thread in os.listdir(f"/proc/{broker.pid}/task")} - {broker.pid}
+            os.kill(min(others), signal.SIGTERM)
+            assert broker.wait(60) in (service.EXIT_OK, service.EXIT_HANGING)
+        finally:
+            broker.kill()
+            broker.wait(10)
 
 
 def test_version(tmp_path):
