@@ -23,7 +23,7 @@ from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
 
 SLOT_COUNT = MAX_HOST_ID + 1
 WAIT_FOR_WRITE = 0.5  # product seconds: the agent's cycle of 10 s takes 0.1 s longer, and a late one some more
-TURN_FLOOR = 1.0  # wall seconds to wait for another transfer at the least
+FLOOR = 1.0  # wall seconds for a transfer at the least, its turn included
 # After these the place may hold something else when it answers again: the domain is looked at as at the first time.
 DOUBTFUL = frozenset({"missing", "stale", "not-a-volume", "too-small", "no-access", "metadata"})
 WRITE_ONLY = frozenset({"read-only", "no-access", "full", "short-write", "io"})  # no good read disproves these
@@ -190,7 +190,7 @@ class Whiteboard:
 
     def _transfer(self, first: int, count: int) -> Tuple[int, bytes]:
         began = self._clock.monotonic()
-        until = began + self._timers.io_deadline
+        until = self._until()
         self._enter(until)
         try:
             data = self._volume().read(first * SLOT_SIZE, count * SLOT_SIZE, self._left(until))
@@ -294,7 +294,7 @@ class Whiteboard:
 
     def _write(self, host_id: int, block: bytes, looked: bool) -> bool:
         """Whether there is something that others should look at. ``looked``: the slot was read just now."""
-        until = self._clock.monotonic() + self._timers.io_deadline
+        until = self._until()
         offset = host_id * SLOT_SIZE
         changed = False
         self._enter(until)
@@ -362,10 +362,16 @@ class Whiteboard:
 
     # --- the volume -----------------------------------------------------------------------------------------------
 
+    def _until(self) -> float:
+        """When a transfer that is asked for now has to be over, its turn included. Storage does not become faster with
+        the lab's clock: at twenty times the pace the deadline is 0.25 s, of which a turn that was waited for left
+        nothing to the transfer."""
+        deadline = self._timers.io_deadline
+        return self._clock.monotonic() + max(deadline, min(FLOOR, deadline) * self._clock.scale)
+
     def _enter(self, until: float) -> None:
-        """Wait for our turn, in wall seconds; storage does not become faster with the lab's clock."""
-        wait = max(self._left(until) / self._clock.scale, min(TURN_FLOOR, self._timers.io_deadline))
-        if not self._io_lock.acquire(timeout=wait):
+        """Wait for our turn."""
+        if not self._io_lock.acquire(timeout=self._left(until) / self._clock.scale):
             detail = f"{self._timers.io_deadline:g} s, waiting for another access"
             raise StorageOverdue("overdue", "volume", detail=detail)
 

@@ -313,6 +313,27 @@ def test_a_write_is_on_the_volume_when_it_returns_and_in_the_view(made):
     assert made.board.publish(made.clock.now).last_written_age == 4
 
 
+@pytest.mark.parametrize(("scale", "wall"), [(1.0, 5.0), (10.0, 1.0), (20.0, 1.0)])
+def test_the_transfers_of_a_write_share_a_deadline_of_a_wall_second_at_the_least(made, monkeypatch, scale, wall):
+    made.clock.scale = scale
+    made.tick()
+    made.board.write(1, record(1))
+    deadlines = []
+
+    def noted(transfer):
+        def call(offset, what, deadline):
+            deadlines.append(deadline / scale)
+            made.clock.now += 0.3 * scale
+            return transfer(offset, what, deadline)
+
+        return call
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(made.volume, name, noted(getattr(made.volume, name)))
+    made.board.write(1, record(1, timestamp=101))
+    assert deadlines == pytest.approx([wall, wall - 0.3, wall - 0.6])
+
+
 def test_thirty_times_slot_1_0_1_back_to_back_loses_nothing(made):
     made.tick()
     for turn in range(30):
