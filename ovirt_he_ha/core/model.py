@@ -501,7 +501,7 @@ class Carried:
     budgets: Budgets = Budgets()
     own_start_at: Optional[float] = None  # our last START, while its VM may still be coming up
     startable_since: Optional[float] = None  # lease free or owner DEAD since
-    no_peer_since: Optional[float] = None  # no eligible live host since (last resort, S3)
+    no_peer_since: Optional[float] = None  # nobody else could start it since (last resort, S3)
     better_peer_since: Optional[float] = None
     migration: Optional[Action] = None
     migration_tries: int = 0

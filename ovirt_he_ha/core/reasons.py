@@ -45,8 +45,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         # --- whose turn it is
         "score-zero": "This host's score is 0 ({why})",
         "rank": "{count} better host(s) come first, {hostname} (host {host}) with {score} points",
-        "last-resort": "No eligible live host: starting at score 0 as the last resort",
-        "last-resort-wait": "No eligible live host: waiting before starting at score 0",
+        "last-resort": "No other host can start it: starting at score 0 as the last resort",
+        "last-resort-wait": "No other host can start it: waiting before starting at score 0",
         "handed-over": "This host handed the VM over and stays at score 0 for a while",
         # --- starting
         "start": "Starting the VM: the lease is {lease}",

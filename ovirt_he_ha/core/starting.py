@@ -167,13 +167,20 @@ def track(sit: Situation, d: Draft) -> None:
         # An unreadable owner keeps the clock: it forbids the start by itself, and must not send this host to the end
         # of the queue.
         d.keep(startable_since=None)
-    alone = sit.view.baseline and not sit.view.eligible
+    alone = sit.view.baseline and _is_nobody_else_able(sit)
     d.keep(no_peer_since=(sit.now if d.carried.no_peer_since is None else d.carried.no_peer_since) if alone else None)
     budgets = d.carried.budgets
     if budgets.start_failures and sit.now >= budgets.next_start_at + sit.timers.start_backoff_max:
         d.spend(start_failures=0)
         d.keep(start_problem="", start_detail="")
     _track_claims(sit, d)
+
+
+def _is_nobody_else_able(sit: Situation) -> bool:
+    """No eligible live host, or none that could have the lease: its record is of this life of this host, which sanlock
+    believes as long as we live, and only a start here writes it anew. Score 0 for the others' sake would keep the VM
+    down for 600 s, or for as long as its cause lasts."""
+    return not sit.view.eligible or (lease_objection(sit) is None and _is_lease_ours(sit))
 
 
 def _track_claims(sit: Situation, d: Draft) -> None:
@@ -301,7 +308,7 @@ def _turn(sit: Situation, d: Draft) -> Iterator[Reason]:
         if not last_resort:
             if d.carried.budgets.handed_over_until > sit.now:
                 d.ahead("hand-over-end", d.carried.budgets.handed_over_until)
-            if card.zero_reason == TOO_MANY_RETRIES:
+            if card.zero_reason == TOO_MANY_RETRIES and d.carried.no_peer_since is None:  # the last resort comes first
                 d.ahead("retries-forgotten", d.carried.budgets.next_start_at + sit.timers.start_backoff_max)
             yield reason("score-zero", why=card.zero_reason or "penalties")
             if d.carried.no_peer_since is not None:

@@ -97,8 +97,8 @@ class Timers:
     load_history: float = _row(900.0, 60.0, 3600.0)
 
     # --- starting -------------------------------------------------------------------------------------------------
-    # No eligible live host for so long: a host at score 0 starts by rank. Longer than liveness, so that a peer that
-    # only restarts its agent is not overtaken.
+    # Nobody else could start the VM for so long (no eligible live host, or the lease's record is this host's own): a
+    # host at score 0 starts by rank. Longer than liveness: a peer that only restarts its agent is not overtaken.
     last_resort: float = _row(120.0, 60.0, 600.0)
     # Rank r waits r times this after the lease became startable: the better host's slot shows its start first.
     rank_step: float = _row(15.0, 5.0, 60.0)

@@ -540,6 +540,47 @@ def test_s3_the_last_resort_clock_stops_when_somebody_can():
     assert world.step(5).carried.no_peer_since is None
 
 
+@pytest.mark.parametrize("why", ["penalties", "retries"])
+def test_s3_while_the_record_is_of_this_life_of_this_host_there_is_nobody_to_leave_it_to(why):
+    """Host 2 and 3 are better, and sanlock refuses them the lease as long as host 1 lives."""
+    world = poor(World()) if why == "penalties" else World()
+    if why == "retries":
+        world.budget(start_failures=4, next_start_at=world.now - 1.0)
+    owned(world, 1)
+    decision = world.step()
+    assert codes(decision)[:2] == ["score-zero", "last-resort-wait"]
+    assert events(decision)["last-resort"] == world.now + T.last_resort
+    assert "retries-forgotten" not in events(decision)  # it starts before: that is what is told
+    assert world.run(300) == T.last_resort
+    assert kind(world.decision) is START
+    assert {"start", "last-resort"} <= set(codes(world.decision))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: owned(w, 0),  # any host can have it
+        lambda w: owned(w, 3, HostLease.DEAD),
+        lambda w: setattr(w, "generation", 2),  # the record is of an earlier life: any host can have it
+        lambda w: setattr(w, "generation", None),
+        lambda w: setattr(w, "owner", UNREAD),
+        lambda w: setattr(w, "owner", Reading.of(LeaseOwner(1, 1), 60.0)),
+        lambda w: w.vm(DOWN, pid=4711),
+    ],
+)
+def test_s3_at_score_0_nobody_else_is_able_only_while_the_record_is_surely_ours(change):
+    world = poor(World())
+    owned(world, 1)
+    world.run(T.last_resort - 5.0)
+    change(world)
+    assert world.run(500) == 500
+    assert world.decision.carried.no_peer_since is None
+    owned(world, 1)
+    world.generation = 1
+    world.vm(DOWN, pid=None)
+    assert world.run(300) >= T.last_resort
+
+
 def test_starts_from_left_leases_say_so():
     world = World(peers=(2,))
     owned(world, 3, HostLease.DEAD)

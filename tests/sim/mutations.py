@@ -148,6 +148,12 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="last-resort",
     ),
     Mutation(
+        "own-record", "a host at score 0 leaves it to others whom sanlock refuses the lease", "core/starting.py",
+        "    return not sit.view.eligible or (lease_objection(sit) is None and _is_lease_ours(sit))\n",
+        "    return not sit.view.eligible\n",
+        by="own-record-and-failing-starts",
+    ),
+    Mutation(
         "no-rank", "all hosts start at once", "core/starting.py",
         "    before = liveness.rank(sit.own_id, score, sit.view, last_resort)\n",
         "    before = 0\n",
