@@ -40,6 +40,7 @@ HABITS: Dict[str, Habit] = {
     "broker-kill": Habit(1.5),
     "host-off": Habit(2.0, 600.0),
     "host-reset": Habit(1.5),
+    "host-shutdown": Habit(1.5, 600.0),  # one that ends before the VM has left was called off
     "host-stun": Habit(1.5, 300.0),
     "host-suspend": Habit(),
     # sanlock that comes back beside a running copy frees its lease when somebody joins anew. oVirt's own do, ours kill
@@ -226,6 +227,7 @@ _NUMBERS: Dict[str, Tuple[float, ...]] = {
     "page-flaps": (3.0, 20.0, 90.0, 200.0),
     "page-slow": (0.5, 4.0, 8.0, 30.0),
     "events-late": (0.5, 3.0, 12.0, 20.0),
+    "host-shutdown": (60.0, 150.0, 600.0),
 }
 _OF_HOSTS = ("slot", "id", "to")
 
