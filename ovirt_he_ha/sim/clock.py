@@ -197,7 +197,6 @@ class Beat:
         self._turning = False
         self._woken = NEVER  # seconds, by the action itself
         self._left_out: List[int] = []  # moments before that of the entry
-        self.meant = 0  # for which moment this turn was; while its machine stood still it waited
 
     @property
     def asleep(self) -> bool:
@@ -248,8 +247,7 @@ class Beat:
             before = moment
 
     def _turn(self) -> None:
-        timeline, entry = self._timeline, self._entry
-        self.meant = timeline.now if entry is None else entry[0]
+        timeline = self._timeline
         self._entry = None
         if self._left_out:
             self._left_out = []

@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any, Callable, Collection, Dict, Iterable, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Collection, Iterable, List, Optional, Protocol, Tuple
 
 from ovirt_he_ha import __version__
 from ovirt_he_ha.agent.actions import ActionWorker, Definition
@@ -63,7 +63,6 @@ BROKER_RETRY = 1.0
 MIN_GAP = 0.1
 RPC = 0.002  # seconds of one call
 WHOLE_WAY = 64
-QUIET = 3.9  # seconds in which a calm reading thread would find nothing to do; two of its turns
 SLACK = 0.01  # seconds
 _LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
 
@@ -237,9 +236,6 @@ class BrokerSeat:
         self.broker.lockspaces, self.broker.probes = self.lockspaces, self.probes
         self.whiteboard = whiteboard
         self._reading = Beat(timeline, self.scope, self._read)
-        self._read_serial = -1
-        self._read_until = 0.0
-        self._left_out: Dict[int, float] = {}  # moments of turns, and until when the one then would see nothing new
         self.lockspaces.want(body.conf_id)
         self.probes.start()
         self._reading.wake(0.01)
@@ -251,46 +247,30 @@ class BrokerSeat:
             waiter()
 
     def _read(self) -> Optional[float]:
-        """As the product's reading thread; a turn that could see nothing new, as nothing has changed since the last
-        one and no read is due yet, is left out."""
-        clock, timers = self.body.clock, self.body.timers
-        now, serial = clock.monotonic(), self.changes.serial
-        self._read_until = self._left_out.get(self._reading.meant, self._read_until)
-        self._left_out.clear()
-        if serial == self._read_serial and now < self._read_until:
-            wait = clock.world(timers.slot_read_alert)
-        else:
-            due = self.broker.read_slots()
-            after = clock.monotonic()
-            calm = due - after > 0.9 * timers.slot_read_alert
-            self._read_serial = self.changes.serial
-            self._read_until = after + QUIET if calm else 0.0
-            wait = clock.world(due - after)
-        if self._read_until:
-            self._leave_out(wait)
+        """One turn of the product's reading thread."""
+        due = self.broker.read_slots()
+        wait = self.body.clock.world(due - self.body.clock.monotonic())
+        self._leave_out(wait)
         return wait
 
     def _leave_out(self, wait: float) -> None:
-        """The turns that come before anything can be due, whether they would be left out one by one or look and find
-        nothing: there is none of them at all, unless :meth:`changed` comes in between."""
-        clock, timeline, timers = self.body.clock, self.body.timeline, self.body.timers
-        alert, quiet = timers.slot_read_alert, self._read_until
-        calm_until = 0.0 if self.lockspaces.alert else self.whiteboard.calm_until(clock.monotonic()) - SLACK
-        moments, moment = self._left_out, timeline.now + timeline.lag + ns(max(wait, SHORTEST))
+        """While all is calm the turns before the one at which a read may be due would find nothing to do: there is
+        none of them at all, unless :meth:`changed` comes in between. While it is not, every turn reads."""
+        clock, timeline, alert = self.body.clock, self.body.timeline, self.body.timers.slot_read_alert
+        if self.lockspaces.alert:
+            return
+        calm_until = self.whiteboard.calm_until(clock.monotonic()) - SLACK
+        moments: List[int] = []
+        moment = timeline.now + timeline.lag + ns(max(wait, SHORTEST))
         while True:
             now = clock.at(moment)
-            if now < quiet:
-                moments[moment] = quiet
-                moment += ns(clock.world(alert))
-                continue
-            if now + alert >= calm_until:
-                break
-            moments[moment] = quiet
             due = now + alert
-            moment, quiet = moment + ns(clock.world(due - now)), now + QUIET
+            if due >= calm_until:
+                break
+            moments.append(moment)
+            moment += ns(clock.world(due - now))
         if moments:
-            self._reading.leave_out(list(moments), moment)
-            moments[moment] = quiet
+            self._reading.leave_out(moments, moment)
 
     def _on_read(self, seconds: Optional[float], why: str) -> None:
         if seconds is None:

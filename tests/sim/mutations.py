@@ -173,7 +173,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
     Mutation(
         "alive-for-ever", "a silent host stays alive", "core/liveness.py",
         "    return now - seen.changed_at < timers.liveness_limit\n", "    return True\n",
-        by="flag-undone-by-late-writes",
+        by="mixed-host-loss-of-theirs-ours-alone",
     ),
     Mutation(
         "alive-at-sight", "a host counts as established at first sight", "core/liveness.py",
@@ -185,7 +185,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
         "liveness-600", "the liveness limit is ten minutes", "core/timers.py",
         "    liveness_limit: float = _row(60.0, 30.0, 120.0)\n",
         "    liveness_limit: float = _row(600.0, 30.0, 1200.0)\n",
-        by="flag-undone-by-late-writes",
+        by="mixed-host-loss-of-theirs-ours-alone",
     ),
     Mutation(
         "guard-unconfirmed", "a lease that is not renewed is no reason to kill", "core/fencing.py",
