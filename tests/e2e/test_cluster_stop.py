@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from typing import Any, Dict, List
 
 import pytest
@@ -44,7 +45,14 @@ def interrupted(host: LabHost, at: str) -> "subprocess.CompletedProcess[str]":
     argv = cluster.nsenter(host, ["hosted-engine", "--cluster-stop"])
     environment = {**services.environment(host), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        argv,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores it, and all that it starts does, too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stdout is not None
         shown = ""
