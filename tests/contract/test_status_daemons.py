@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -96,7 +97,9 @@ def test_each_path_in_turn(running):
 def test_a_stream_follows_the_volume_and_the_broker(running):
     """Peers write past this host's broker; it says so without being asked for."""
     command = [sys.executable, "-m", "ovirt_he_ha.cli.main", "--vm-status", "--stream"]
-    with subprocess.Popen(command, cwd=ROOT, env=running.env, stdout=subprocess.PIPE) as stream:
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, env=running.env, stdout=subprocess.PIPE, preexec_fn=heard) as stream:
         try:
             lines = map(json.loads, iter(stream.stdout.readline, b""))
             assert next(lines)["2"]["score"] == 3400
