@@ -42,6 +42,7 @@ class ArchiveLock:
 
     def __init__(self, conf: HostedEngineConf, volume: BoundedVolume, seconds: float) -> None:
         self._path = volume.path
+        self._volume = volume
         self._lock = ResourceLock(lease_of(conf), seconds, _sector_size(conf, volume))
         self._missing: Tuple[Exception, ...] = ()
         try:
@@ -71,8 +72,11 @@ class ArchiveLock:
         """In the instant before the write. Raises ArchiveError."""
         try:
             self._lock.check()
+            self._lock.written_by(self._volume.writer())
         except LockFailed as error:
             raise ArchiveError(f"lock-{error.code}", f"not changed: {error}", self._path) from error
+        except StorageError as error:
+            raise ArchiveError(error.code, f"not changed: {error}", self._path) from error
 
     def release(self, late_writers: Tuple[int, ...] = ()) -> None:
         """``late_writers``: processes whose write may still arrive. The lock stays until the last one is gone: the next

@@ -61,6 +61,10 @@ class BoundedVolume(ArchiveBytes):
         """A small file of the same storage. Raises StorageError."""
         return self._worker.text(path, self._left())
 
+    def writer(self) -> int:
+        """The process that the next write goes through. Raises StorageError."""
+        return self._worker.process(self._left())
+
     def late_writers(self) -> Tuple[int, ...]:
         """Processes whose write was given up and may still arrive."""
         return self._worker.late_writers()

@@ -8,8 +8,10 @@ configuration waits for its start (8 ms of CPU; with typing, signal and random i
 the first argument; the others: lockspace, resource, path, offset.
 
 * it says, a line each: ``held``; ``unformatted``; ``busy`` (once; it goes on trying); ``refused CODE TEXT``; ``free``
-* it is told: ``format SECTOR`` after ``unformatted``; ``release``; ``release-after PID``: when that process is gone,
-  whatever becomes of the other end. The end of its input means ``release``.
+* it is told: ``format SECTOR`` after ``unformatted``; ``writer PID``: who writes what the resource guards; ``release``;
+  ``release-after PID``: when that process is gone, whatever becomes of the other end. The end of its input, because
+  the other end was killed, means ``release``, after the writer if one was named: its last write may still arrive, and
+  would undo what the next one inside has written.
 """
 
 import errno
@@ -20,7 +22,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Optional
 
 UNFORMATTED = -223
 # Held by a live host, by one whose death is not certain yet, or by another process of this host.
@@ -35,10 +37,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def told(seconds: float, sanlock: int = -1) -> str:
-    """What came within so many seconds; ``release`` when the other end is gone. Empty: nothing, or sanlock itself is
-    gone, whose socket this is."""
-    if 0 not in select.select([0] if sanlock < 0 else [0, sanlock], [], [], seconds)[0]:
+def told(seconds: float) -> str:
+    """What came within so many seconds; ``release`` when the other end is gone. Empty: nothing."""
+    if 0 not in select.select([0], [], [], seconds)[0]:
         return ""
     return os.read(0, 4096).decode("ascii", "replace").strip() or "release"
 
@@ -60,14 +61,41 @@ def hold(sanlock: "Any", lockspace: bytes, resource: bytes, disks: "Any") -> Non
         if told(AGAIN * (1 + os.urandom(1)[0]) / 256):
             return
     say("held")
-    word, _, pid = told(1e6, descriptor).partition(" ")
-    if not word:
+    writer = awaited(descriptor)
+    if writer is None:
         return  # nobody keeps the lock any more
-    if word == "release-after":
-        while os.path.exists(f"/proc/{int(pid)}"):
-            time.sleep(0.2)
+    while writer and is_there(writer):
+        time.sleep(0.02)
     sanlock.release(lockspace, resource, disks, slkfd=descriptor)
     say("free")
+
+
+def awaited(sanlock: int) -> "Optional[int]":
+    """Returns when the lock shall go: the process whose end comes before that, 0 for none. None: sanlock itself is
+    gone, whose socket this is."""
+    writer, pending = 0, b""
+    while True:
+        if 0 not in select.select([0, sanlock], [], [])[0]:
+            return None
+        part = os.read(0, 4096)
+        if not part:
+            return writer
+        *lines, pending = (pending + part).split(b"\n")
+        for line in lines:
+            word, _, pid = line.partition(b" ")
+            if word == b"writer":
+                writer = int(pid)
+            else:
+                return int(pid) if word == b"release-after" else 0
+
+
+def is_there(pid: int) -> bool:
+    """Not one that has ended and is only waited for: it writes nothing any more, and its parent may never ask."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def tried(sanlock: "Any", lockspace: bytes, resource: bytes, disks: "Any", descriptor: int) -> int:

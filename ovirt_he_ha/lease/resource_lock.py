@@ -92,6 +92,12 @@ class ResourceLock:
         if self._holder is None or self._holder.poll() is not None:
             raise LockFailed("lost", self.lease, "the lock was lost: sanlock lost its lockspace, or was ended")
 
+    def written_by(self, pid: int) -> None:
+        """Which process writes what the lock guards. If this one is killed, the lock stays until that one is gone, too:
+        it ends with the write that it is in."""
+        if self._holder is not None:
+            self._tell(f"writer {pid}")
+
     def release(self, after: int = 0) -> None:
         """``after``: a process that may still write; the lock stays until it is gone, without us."""
         if self._holder is None:

@@ -175,6 +175,16 @@ class IoWorker(BlockIO):
             raise StorageError("io", path, detail=f"{len(data)} bytes instead of {length}")
         return data
 
+    def process(self, deadline: float) -> int:
+        """The number of the process that does the next access. Raises StorageError."""
+        end = time.monotonic() + self._clock.wait_floor(deadline, FLOOR)
+        if not self._turn.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise StorageOverdue("overdue", self.path, detail=f"{deadline:g} s, waiting for another access")
+        try:
+            return self._started().popen.pid
+        finally:
+            self._turn.release()
+
     def rest(self) -> None:
         """End the process until the next call, which starts another one (12 ms): for who comes rarely, 10 MB are worth
         it. Not while a call is under way."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovirt_he_ha.client import shared_config
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.storage import io_process
 
 
 def main():
@@ -14,6 +15,8 @@ def main():
     shared_config.only_ours = lambda paths: True
     root = sys.argv[1]
     seconds = float(sys.argv[2])
+    if len(sys.argv) > 3:
+        io_process.__file__ = sys.argv[3]  # another program for the I/O
     print("ready", flush=True)
     for line in sys.stdin:
         key, value, kind = json.loads(line)

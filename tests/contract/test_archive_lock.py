@@ -13,6 +13,7 @@ import pytest
 
 from ovirt_he_ha.client.archive_lock import PLACE, RESOURCE
 from ovirt_he_ha.config.paths import HostPaths
+from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.archive import build_archive, read_archive
 from tests.client.deployed import UUIDS
 from tests.contract.sanlock_cluster import REAL_SCALE, RealCluster, missing
@@ -33,11 +34,11 @@ MEMBERS = {
 class Setter:
     """A host's process that changes settings."""
 
-    def __init__(self, root, run_dir, seconds):
+    def __init__(self, root, run_dir, seconds, *io_program):
         program = str(Path(__file__).with_name("setter.py"))
         env = {**os.environ, "SANLOCK_RUN_DIR": str(run_dir), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         self.process = subprocess.Popen(
-            [sys.executable, program, str(root), str(seconds)],
+            [sys.executable, program, str(root), str(seconds), *map(str, io_program)],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -55,6 +56,10 @@ class Setter:
     def set(self, *request):
         self.tell(*request)
         return self.answer()[0]
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate(timeout=20)
 
     def close(self):
         self.process.stdin.close()
@@ -258,6 +263,44 @@ def test_a_killed_command_line_leaves_no_lock_and_no_change(house):
     holder.communicate(timeout=20)
     assert house.setter(2).set("tcp_t_address", "2", "he_shared") == "done"
     assert house.value("gateway", "he_shared") == "0"
+    assert house.cluster.eventually(lambda: house.owners() == [], 20)
+
+
+# The real program, whose write of the archive waits until a file is gone.
+SLOW = """
+import importlib.util, os, time
+spec = importlib.util.spec_from_file_location("io_process_itself", {path!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+perform = module._perform
+def slow(path, operation, offset, *rest):
+    if operation == module.WRITE and offset == 0:
+        open({flag!r}, "w").close()
+        while os.path.exists({flag!r}):
+            time.sleep(0.01)
+    return perform(path, operation, offset, *rest)
+module._perform = slow
+main = module.main
+"""
+
+
+def test_a_command_that_is_killed_within_its_write_keeps_the_lock_until_the_write_is_there(house, tmp_path):
+    """Else the write arrives after the next host's change, which was acknowledged, and undoes it."""
+    house.join(1, 2)
+    house.format()
+    program, flag = tmp_path / "slow_io_process.py", tmp_path / "writing"
+    program.write_text(SLOW.format(path=io_process.__file__, flag=str(flag)))
+    killed = Setter(house.root / "root1", house.hosts[0].run_dir, 20.0, program)
+    killed.tell("gateway", "1", "he_shared")
+    assert house.cluster.eventually(flag.exists, 200)
+    killed.kill()
+    two = house.setter(2)
+    two.tell("tcp_t_address", "2", "he_shared")
+    time.sleep(1.0)  # the time in which it would be done
+    assert house.value("tcp_t_address", "he_shared") == "0"
+    flag.unlink()
+    assert two.answer()[0] == "done"
+    assert (house.value("gateway", "he_shared"), house.value("tcp_t_address", "he_shared")) == ("1", "2")
     assert house.cluster.eventually(lambda: house.owners() == [], 20)
 
 
