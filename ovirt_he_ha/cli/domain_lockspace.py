@@ -19,7 +19,6 @@ from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
 from ovirt_he_ha.storage.provider import Domain
-from ovirt_he_ha.storage.volumes import lease_area
 
 READ_SECONDS = 20.0  # wall, for up to 8 MiB
 LOOK = 10.0  # wall seconds between two looks: a host that lives writes its record every 20
@@ -42,11 +41,11 @@ def reinitialize(request: Request) -> int:
     domain = domain_of(conf, paths)
     worker = IoWorker(domain.ids_path, clock=SystemClock(1.0))
     try:
-        sector_size = domain.sector_size()
-        _check_others(conf, worker, sector_size)
+        sector_size, alignment = domain.sector_size(), domain.alignment()
+        _check_others(conf, worker, sector_size, alignment)
         _check_this_host(conf)
         with notice("Writing the lockspace and the lease anew"):
-            _write(conf, domain, sector_size)
+            _write(conf, domain, sector_size, alignment)
     except (DomainProblem, StorageError) as problem:
         raise Refusal("storage-" + problem.code, f"{problem}. Nothing was written") from problem
     finally:
@@ -71,10 +70,10 @@ def _check_this_host(conf: HostedEngineConf) -> None:
         raise Refusal("unsafe", "The engine VM runs on this host: stop it first")
 
 
-def _check_others(conf: HostedEngineConf, worker: IoWorker, sector_size: int) -> None:
+def _check_others(conf: HostedEngineConf, worker: IoWorker, sector_size: int, alignment: int) -> None:
     """That nobody renewed an id for so long that sanlock would call him dead and his watchdog has fired. Ids that were
     given back are free at once. Raises Refusal."""
-    first = _busy(worker, conf.sd_uuid, sector_size)
+    first = _busy(worker, conf.sd_uuid, sector_size, alignment)
     if not first:
         return
     seconds = max(silence(_io_timeout(sector)) for sector in first.values())
@@ -83,17 +82,17 @@ def _check_others(conf: HostedEngineConf, worker: IoWorker, sector_size: int) ->
     with notice(f"Watching for {seconds:.0f} s whether these give a sign of life: {names}"):
         while time.monotonic() < until:
             time.sleep(max(0.0, min(LOOK, until - time.monotonic())))
-            now = _busy(worker, conf.sd_uuid, sector_size)
+            now = _busy(worker, conf.sd_uuid, sector_size, alignment)
             alive = [number for number, sector in now.items() if first.get(number) != sector]
             if alive:
                 listed = ", ".join(_name(number, now[number], conf.sd_uuid, sector_size) for number in sorted(alive))
                 raise Refusal("host-alive", f"Alive: {listed}. Stop sanlock there first; nothing was written")
 
 
-def _busy(worker: IoWorker, sd_uuid: str, sector_size: int) -> Dict[int, bytes]:
+def _busy(worker: IoWorker, sd_uuid: str, sector_size: int, alignment: int) -> Dict[int, bytes]:
     """Host id -> its sector, but for ids that nobody has: never used, or given back. What cannot be read as a record
     may be anybody's, and only its bytes count."""
-    data = worker.read(0, lease_area(sector_size), READ_SECONDS)
+    data = worker.read(0, alignment, READ_SECONDS)
     found: Dict[int, bytes] = {}
     for number in range(1, len(data) // sector_size + 1):
         sector = data[(number - 1) * sector_size : number * sector_size]
@@ -122,12 +121,12 @@ def _name(number: int, sector: bytes, sd_uuid: str, sector_size: int) -> str:
     return f"host id {number} ({record.host or 'no name'})" if record else f"host id {number} (unreadable)"
 
 
-def _write(conf: HostedEngineConf, domain: Domain, sector_size: int) -> None:
+def _write(conf: HostedEngineConf, domain: Domain, sector_size: int, alignment: int) -> None:
     lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
     written: List[str] = []
     try:
-        write_lockspace(conf.sd_uuid, domain.ids_path, sector_size)
+        write_lockspace(conf.sd_uuid, domain.ids_path, sector_size, alignment=alignment)
         written.append("The lockspace is written anew, the lease is not. ")
-        write_resource(lease, sector_size)
+        write_resource(lease, sector_size, alignment=alignment)
     except FormatFailed as error:
         raise Refusal("not-written", f"{''.join(written)}{error}. Once that is mended, call it again") from error

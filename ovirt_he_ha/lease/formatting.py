@@ -27,16 +27,20 @@ class FormatFailed(Exception):
         return self.msg.format(what=self.what, path=self.path, why=self.why)
 
 
-def write_lockspace(name: str, path: str, sector_size: int = 512, api: Optional[Sanlock] = None) -> None:
+def write_lockspace(
+    name: str, path: str, sector_size: int = 512, api: Optional[Sanlock] = None, alignment: int = ALIGNMENT
+) -> None:
     """An empty lockspace at offset 0. ``sector_size`` is the domain's. Raises FormatFailed."""
     api = api or load()
     try:
-        api.write_lockspace(name.encode(), path, align=ALIGNMENT, sector=sector_size)
+        api.write_lockspace(name.encode(), path, align=alignment, sector=sector_size)
     except api.SanlockException as error:
         raise FormatFailed(f"lockspace {name}", path, code_of(error), text_of(error)) from error
 
 
-def write_resource(lease: LeaseId, sector_size: int = 512, api: Optional[Sanlock] = None) -> None:
+def write_resource(
+    lease: LeaseId, sector_size: int = 512, api: Optional[Sanlock] = None, alignment: int = ALIGNMENT
+) -> None:
     """A free lease. Raises FormatFailed."""
     api = api or load()
     try:
@@ -44,7 +48,7 @@ def write_resource(lease: LeaseId, sector_size: int = 512, api: Optional[Sanlock
             lease.lockspace.encode(),
             lease.key.encode(),
             [(lease.path, lease.offset)],
-            align=ALIGNMENT,
+            align=alignment,
             sector=sector_size,
         )
     except api.SanlockException as error:

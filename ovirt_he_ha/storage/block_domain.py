@@ -16,7 +16,7 @@ from ovirt_he_ha.storage.block_stores import BlockOvfStores
 from ovirt_he_ha.storage.domain_files import DomainFiles, FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.ovf_store import Stores
-from ovirt_he_ha.storage.volumes import check_volume, lease_area
+from ovirt_he_ha.storage.volumes import check_volume
 
 RESERVED = 100  # lease areas at the beginning of the leases' volume that are not for volumes
 IDS, LEASES = "ids", "leases"
@@ -114,9 +114,11 @@ class BlockDomain:
     def sector_size(self) -> int:
         return self._record.sector_size
 
+    def alignment(self) -> int:
+        return self._record.alignment
+
     def verify(self) -> None:
-        sector_size = self.sector_size()
-        self.check(self.ids_path, lease_area(sector_size), sector_size)
+        self.check(self.ids_path, self.alignment(), self.sector_size())
 
     def ovf_stores(self) -> Stores:
         record = self._record

@@ -24,7 +24,6 @@ from ovirt_he_ha.storage.volumes import (
     DomainVolumes,
     VolumeName,
     check_volume,
-    lease_area,
 )
 
 LOCKSPACE = "hosted-engine"
@@ -86,19 +85,19 @@ def inspect(conf: HostedEngineConf, domain: Domain, files: VolumeFiles) -> Domai
     problem = _problem(domain)
     if problem is not None:
         return DomainReport(domain.directory, 0, (problem,), (), ())
-    sector_size = domain.sector_size()
+    sector_size, alignment = domain.sector_size(), domain.alignment()
     look = _Look(domain, files, sector_size)
     names = DomainVolumes.of(conf)
     lockspace = domain.volume_path(names.lockspace.image, names.lockspace.volume)
     metadata = domain.volume_path(names.metadata.image, names.metadata.volume)
     configuration = domain.volume_path(names.configuration.image, names.configuration.volume)
     volumes = [
-        look.lockspace("ids", domain.ids_path, conf.sd_uuid),
-        look.lockspace("lockspace", lockspace, LOCKSPACE),
+        look.lockspace("ids", domain.ids_path, conf.sd_uuid, alignment),
+        look.lockspace("lockspace", lockspace, LOCKSPACE, MIB),
         look.metadata(metadata),
         look.configuration(configuration),
         look.disk(domain.volume_path(names.disk.image, names.disk.volume)),
-        look.lease(names.disk),
+        look.lease(names.disk, alignment),
     ]
     slots = look.slots(metadata, look.held_ids(lockspace))
     return DomainReport(domain.directory, sector_size, (), tuple(volumes), tuple(slots))
@@ -121,8 +120,8 @@ class _Look:
 
     # --- one of them ------------------------------------------------------------------------------------------------
 
-    def lockspace(self, role: str, path: str, name: str) -> VolumeReport:
-        report, holds, findings = self._begin(role, path, lease_area(self._sector_size))
+    def lockspace(self, role: str, path: str, name: str, least: int) -> VolumeReport:
+        report, holds, findings = self._begin(role, path, least)
         if holds is not None and holds != Signature(kinds.LOCKSPACE, name):
             remedy = (
                 "hosted-engine --reinitialize-lockspace, with every host stopped"
@@ -171,12 +170,12 @@ class _Look:
             findings.append(_content(path, "a raw disk", holds, remedy))
         return _done(report, holds, findings)
 
-    def lease(self, disk: VolumeName) -> VolumeReport:
+    def lease(self, disk: VolumeName, alignment: int) -> VolumeReport:
         try:
             lease = self._domain.lease(disk.image, disk.volume)
         except DomainProblem as problem:
             return VolumeReport("lease", problem.object, findings=(Finding(problem.code, str(problem)),))
-        report, holds, findings = self._begin("lease", lease.path, lease.offset + MIB, lease.offset)
+        report, holds, findings = self._begin("lease", lease.path, lease.offset + alignment, lease.offset)
         wanted = Signature(kinds.RESOURCE, f"{lease.lockspace}:{lease.key}")
         if holds is not None and holds != wanted:
             remedy = "no host starts the VM without it: write it with every host stopped"

@@ -9,7 +9,9 @@ from ovirt_he_ha.storage.domain_files import DomainFiles, FilesHere
 from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.io_process import IoFailure
 from ovirt_he_ha.storage.ovf_store import OvfStores, Stores
-from ovirt_he_ha.storage.volumes import check_volume, lease_area
+from ovirt_he_ha.storage.volumes import MIB, check_volume
+
+_ALIGNMENTS = tuple(str(number << 20) for number in (1, 2, 4, 8))
 
 
 class LocalDomain:
@@ -55,6 +57,19 @@ class LocalDomain:
             )
         return int(text)
 
+    def alignment(self) -> int:
+        """1 MiB, with room for 2,000 hosts at sectors of 512 bytes and 250 at 4,096, unless the domain was made for
+        more. Raises like ``sector_size``."""
+        text = self._metadata().get("ALIGNMENT", str(MIB))  # versions of the format before 5 do not say it
+        if text not in _ALIGNMENTS:
+            raise DomainProblem(
+                "metadata",
+                self.metadata_path,
+                f"ALIGNMENT={' or '.join(_ALIGNMENTS)}",
+                f"it says {text[:20]!r}: the domain is damaged, or newer than this version",
+            )
+        return int(text)
+
     def verify(self) -> None:
         """That this is the domain, that we may write to it, and that its sectors suit the device. Raises
         DomainProblem, and StorageOverdue with a worker's files."""
@@ -73,7 +88,7 @@ class LocalDomain:
                 f"it says {found[:40]!r}: this is another domain",
             )
         sector_size = self.sector_size()
-        self.check(self.ids_path, lease_area(sector_size), sector_size)
+        self.check(self.ids_path, self.alignment(), sector_size)
 
     def ovf_stores(self) -> Stores:
         return OvfStores(f"{self.directory}/images")

@@ -38,6 +38,10 @@ class Domain(Protocol):
         """512 or 4096, as the domain was made with. Raises DomainProblem, StorageOverdue."""
         ...
 
+    def alignment(self) -> int:
+        """Bytes that one lockspace or lease of the domain takes: 1 to 8 MiB. Raises DomainProblem, StorageOverdue."""
+        ...
+
     def verify(self) -> None:
         """That it is there, is this domain, and can be written to. Raises DomainProblem, StorageOverdue."""
         ...

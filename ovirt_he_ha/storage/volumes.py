@@ -36,11 +36,6 @@ _WHAT_TO_DO = {
 }
 
 
-def lease_area(sector_size: int) -> int:
-    """Bytes that sanlock needs for one lockspace or resource: 2,000 sectors, rounded up to 1 or 8 MiB."""
-    return MIB * (sector_size // 512)
-
-
 @dataclass(frozen=True)
 class VolumeName:
     image: str

@@ -94,6 +94,9 @@ class BlockDomain:
     def sector_size(self):
         return 4096
 
+    def alignment(self):
+        return MIB
+
     def volume_path(self, image, volume):
         for role, device in self._devices.items():
             if role not in ("ids", "lease") and getattr(self._domain.names, role).volume == volume:

@@ -52,9 +52,9 @@ class MountedWorld:
     def target(self):
         return str(self.paths.mount_root / "srv:_export_a__b")
 
-    def make_domain(self, sector_size=512, generations=None):
+    def make_domain(self, sector_size=512, generations=None, sizes=SIZES):
         owner = OWNER if os.geteuid() == 0 else None
-        create_domain(str(self.export), self.conf.sd_uuid, DomainVolumes.of(self.conf), SIZES, sector_size, owner=owner)
+        create_domain(str(self.export), self.conf.sd_uuid, DomainVolumes.of(self.conf), sizes, sector_size, owner=owner)
         domain = LocalDomain(str(self.export), self.conf.sd_uuid)
         write_identity(domain, self.conf.vm_disk_id, self.conf.vm_disk_vol_id, generations, sector_size)
         return domain

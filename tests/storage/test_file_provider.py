@@ -15,7 +15,7 @@ from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.file_provider import MountProvider, Verifier
 from ovirt_he_ha.storage.mount_kinds import mount_plan
 from ovirt_he_ha.storage.refusal import Refusal
-from ovirt_he_ha.storage.volumes import OWNER
+from ovirt_he_ha.storage.volumes import MIB, OWNER, SCANNED, VolumeSizes
 from tests.own_time import OwnTime
 from tests.storage.mounted_world import NFS, MountedWorld
 from tests.storage.sanlock_records import lockspace, put, sector
@@ -500,6 +500,24 @@ def test_sectors(world, sector_size):
     world.make_domain(sector_size)
     world.expect_mount()
     assert world.provider().connect(20).domain.sector_size() == sector_size
+
+
+@pytest.mark.parametrize("alignment, refused", [("", ""), ("1048576", ""), ("2097152", "too-small"), ("0", "metadata")])
+def test_a_domain_with_large_sectors_has_a_lockspace_as_long_as_it_says(world, alignment, refused):
+    """The management application makes one for 250 hosts with 1 MiB, whatever the sectors."""
+    world.make_domain(4096, sizes=VolumeSizes(metadata=SCANNED, lockspace=MIB, configuration=MIB, lease=MIB))
+    metadata = world.export / world.conf.sd_uuid / "dom_md" / "metadata"
+    metadata.write_text(
+        metadata.read_text().replace("ALIGNMENT=1048576\n", f"ALIGNMENT={alignment}\n" if alignment else "")
+    )
+    world.expect_mount()
+    if not refused:
+        world.provider().connect(20)
+        return
+    world.expect_umount()
+    with pytest.raises(DomainProblem) as caught:
+        world.provider().connect(20)
+    assert caught.value.code == refused
 
 
 def test_without_root_nothing_is_called(world):
