@@ -13,6 +13,7 @@ KILL_GRACE = 0.5  # wall seconds from SIGKILL until a command counts as hanging 
 TERM_GRACE = 0.5  # wall seconds that a command has to clean up behind itself
 _SYSTEM_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")  # a shell of "su" has no sbin
 _HIDDEN = "***"
+_SHORTEST = 6  # characters of a secret that no argument may equal
 _LONGEST = 160  # characters of an argument that is shown
 
 
@@ -72,19 +73,19 @@ class Commands:
         self, argv: Sequence[str], seconds: float, accept: Tuple[int, ...] = (0,), secrets: Tuple[str, ...] = ()
     ) -> Outcome:
         """Raises CommandError unless it ends within ``seconds`` (wall) with a status in ``accept``. ``secrets`` may not
-        be among the arguments, and are struck from what the command says."""
-        if any(secret and secret in word for secret in secrets for word in argv):
+        be among the arguments, and are struck from what is told of the command in an error."""
+        if any(_is_among(argv, secret) for secret in secrets):
             raise SecretOnCommandLine(f"{argv[0]}: a credential is among its arguments")
         # Files and no pipes: mount.nfs may leave a daemon behind, which would keep a pipe open for ever.
         out, err = os.memfd_create("out", os.MFD_CLOEXEC), os.memfd_create("err", os.MFD_CLOEXEC)
         try:
             code, status = self._ended(argv, seconds, out, err)
-            outcome = Outcome(status, _read(out, secrets), _read(err, secrets))
+            outcome = Outcome(status, _read(out), _read(err))
         finally:
             os.close(out)
             os.close(err)
         if code or outcome.status not in accept:
-            said = _told(outcome.err) or _told(outcome.out)
+            said = _told(outcome.err, secrets) or _told(outcome.out, secrets)
             raise CommandError(code or "failed", shown(argv), outcome.status, said, seconds)
         return outcome
 
@@ -130,15 +131,20 @@ def shown(argv: Sequence[str]) -> str:
     return " ".join(word if len(word) <= _LONGEST else "..." for word in argv)
 
 
-def _read(handle: int, secrets: Tuple[str, ...]) -> str:
-    text = os.pread(handle, MOST_OUTPUT, 0).decode("utf-8", "replace")
+def _is_among(argv: Sequence[str], secret: str) -> bool:
+    """As a whole word or value. A short one may be a word of the tool's ("node"), and any one part of a longer word (of
+    the target's name): that gives nothing away."""
+    return len(secret) >= _SHORTEST and any(word == secret or word.endswith(f"={secret}") for word in argv)
+
+
+def _read(handle: int) -> str:
+    return os.pread(handle, MOST_OUTPUT, 0).decode("utf-8", "replace")
+
+
+def _told(text: str, secrets: Tuple[str, ...]) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, _HIDDEN)
-    return text
-
-
-def _told(text: str) -> str:
     lines = [" ".join(line.split()) for line in text.splitlines()]
     joined = "; ".join(line for line in lines if line)
     return "".join(char if char.isprintable() else "?" for char in joined)[-MOST_TOLD:]

@@ -31,7 +31,13 @@ _KIND = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,31}")
 # Everything before the last colon in front of a slash: CephFS lists monitors with their ports there.
 _REMOTE = re.compile(r"(?P<host>[^/]+):(?P<path>/?.*)")
 _SERVER = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.-]+)?\]|[0-9A-Za-z_.-]+(?:,[0-9A-Za-z_.-]+)*")
-_SECRET_OPTION = re.compile(r"(?:^|,)(pass|passwd|password|secret)=", re.IGNORECASE)
+# password=, password2=, passwd=, passphrase=, secret=, pw=, and user=NAME%PASSWORD
+_SECRET_OPTION = re.compile(r"(?:^|[^0-9a-z_])(?:\w*pass\w*|secret|pw)\s*=|(?:^|,)\s*user(?:name)?\s*=[^,]*%", re.I)
+_SECRET_SOURCE = re.compile(r"(?:[a-z]+:)?/*[^/@\[]+:[^/@]*@", re.I)  # name:password@server
+_READABLE = (
+    "for every user of the host can read the arguments of mount: put it in a file that only root can read, and name "
+)
+_READABLE += "that in mnt_options (credentials=FILE, secretfile=FILE)"
 
 
 @dataclass(frozen=True)
@@ -144,18 +150,15 @@ def _nfs_version(conf: HostedEngineConf) -> Tuple[str, ...]:
 
 def _check_texts(conf: HostedEngineConf) -> None:
     """What goes to mount as an argument holds nothing that it could take for something else."""
+    if _SECRET_SOURCE.match(conf.storage):
+        raise ConfigError("", "storage", f"no password, {_READABLE}", "one")
     if conf.storage.startswith("-") or not _SOURCE.fullmatch(conf.storage):
         raise _refused("storage", "a source for mount, of letters, digits and _.,:/@%+[]-", conf.storage)
     if _SECRET_OPTION.search(conf.mnt_options):
-        raise ConfigError(
-            "",
-            "mnt_options",
-            "no password, for every user of the host can read the arguments of mount: put it in a file that only root "
-            "can read, and name that (credentials=FILE, secretfile=FILE)",
-            "one",
-        )
-    if not _OPTION.fullmatch(conf.mnt_options):
-        raise _refused("mnt_options", "options for mount, separated by commas", conf.mnt_options)
+        raise ConfigError("", "mnt_options", f"no password, {_READABLE}", "one")
+    strange = _OPTION.sub("", conf.mnt_options)
+    if strange:  # and that alone is shown: a password may be spelt in a way that nobody thought of
+        raise _refused("mnt_options", "options for mount, of letters, digits and _.,:=/@%+[]-", strange)
 
 
 def _refused(key: str, expected: str, found: str) -> ConfigError:

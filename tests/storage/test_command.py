@@ -90,3 +90,8 @@ def test_secrets():
     with pytest.raises(SecretOnCommandLine) as caught:
         Commands().run(["true", "--password=secret"], 5, secrets=("secret",))
     assert "secret" not in str(caught.value)
+
+
+def test_a_secret_that_is_part_of_a_name_or_a_word_of_the_tool_hinders_nothing():
+    for secret, words in (("storage", ["iqn.2026-01.org.example:storage"]), ("node", ["-m", "node"]), ("a", ["--all"])):
+        assert Commands().run(["echo", *words], 5, secrets=(secret,)).out == " ".join(words) + "\n"

@@ -201,12 +201,36 @@ def test_a_configuration_that_mount_could_misread(world, keys):
     world.script.done()
 
 
-@pytest.mark.parametrize("name", ["password", "pass", "secret"])
-def test_no_password_on_a_command_line(world, name):
-    world.configure(domainType="posixfs", vfs_type="cifs", storage="srv:/x", mnt_options=f"user=a,{name}=geheim")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("user=a,password=geheim", "user=a,pass=geheim", "secret=geheim", "passwd2=geheim", "PASSWORD2=geheim,ro"),
+        *("user=a, password=geheim", "user=a;password=geheim", "password =geheim", "pw=geheim", "passphrase=geheim"),
+        *("user=a%geheim", "username=a%geheim,ro", "user=a, b geheim", "kennwort geheim"),
+    ],
+)
+def test_no_password_on_a_command_line(world, options):
+    world.configure(domainType="posixfs", vfs_type="cifs", storage="srv:/x", mnt_options=options)
     with pytest.raises(ConfigError) as caught:
         world.provider()
     assert caught.value.key == "mnt_options" and "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("storage", ["bob:geheim@srv:/x", "//bob:geheim@srv/x", "https://bob:geheim@srv/x"])
+def test_no_password_in_a_source(world, storage):
+    world.configure(domainType="posixfs", vfs_type="davfs", storage=storage)
+    with pytest.raises(ConfigError) as caught:
+        world.provider()
+    assert caught.value.key == "storage" and "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["credentials=/etc/he/cred", "secretfile=/etc/he/s", "user=a,sec=krb5i", "cruid=0,iocharset=utf8", "context=a:b:c"],
+)
+def test_a_file_with_the_password_is_no_password(world, options):
+    world.configure(domainType="posixfs", vfs_type="cifs", storage="bob@srv:/x", mnt_options=options)
+    assert mount_plan(world.conf, world.paths).options.endswith(options)
 
 
 # --- what mount says ------------------------------------------------------------------------------------------------
