@@ -14,7 +14,7 @@ from ovirt_he_ha.client.shared_config import SharedConfig, SharedConfigError
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
-from ovirt_he_ha.config.text import read_text
+from ovirt_he_ha.config.text import lines_of, read_text
 from ovirt_he_ha.storage import signature as kinds
 from ovirt_he_ha.storage.archive import CAPACITY, ArchiveError, content_size
 from ovirt_he_ha.storage.domain_files import FilesOfWorker
@@ -198,7 +198,7 @@ def _write_configuration(paths: HostPaths, members: Dict[str, bytes], force: boo
 
 def _copies(paths: HostPaths) -> Dict[str, bytes]:
     """The archive's members as far as this host has them. Raises Refusal, ConfigError."""
-    own = [line for line in read_text(paths.hosted_engine_conf).splitlines() if line.split("=")[0].strip() != "host_id"]
+    own = [line for line in lines_of(read_text(paths.hosted_engine_conf)) if line.split("=")[0].strip() != "host_id"]
     broker = read_text(paths.broker_conf) if paths.broker_conf.exists() else _BROKER
     vm_conf = next((path for path in (paths.vm_conf, paths.vm_conf_fallback) if path.exists()), None)
     if vm_conf is None:

@@ -25,7 +25,7 @@ from ovirt_he_ha.config.files import (
 )
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.schema import parse_boolean
-from ovirt_he_ha.config.text import ConfigError, read_text
+from ovirt_he_ha.config.text import ConfigError, lines_of, read_text
 from ovirt_he_ha.storage.archive import ArchiveError, read_archive, restore_previous, write_archive
 from ovirt_he_ha.storage.domain_place import domain_of
 
@@ -67,7 +67,7 @@ class SharedConfig:
         ConfigError, OSError for this host's files, ArchiveError: a code that begins with ``lock-`` when it is not
         known who else may change it (sanlock or this host's broker is away), ``changed`` when a host that takes no
         lock was faster, ``late-write`` when the storage did not answer and the change may still arrive."""
-        if not isinstance(value, str) or "\n" in value or "\r" in value or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or value.splitlines() not in ([], [value]):
             raise SharedConfigError("value", f"{key}: expected one line of text")
         with _Call(self._paths, self._seconds) as call:
             call.set(key, value, kind)
@@ -299,7 +299,7 @@ def _named(kind: str, key: str) -> str:
 
 def _pairs(text: str) -> Dict[str, str]:
     values = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         key, sign, value = line.partition("=")
         if sign and not line.lstrip().startswith("#"):
             values[key.strip()] = value.strip()
@@ -324,7 +324,7 @@ def _options(volume: str, text: str) -> Dict[str, str]:
 
 def replaced(text: str, key: str, value: str) -> str:
     """``text`` with the last line of ``key`` replaced, which is the one that counts, or the key appended."""
-    lines = text.splitlines()
+    lines = lines_of(text)
     places = [n for n, line in enumerate(lines) if _pairs(line).keys() == {key}]
     if places:
         lines[places[-1]] = f"{key}={value}"

@@ -21,7 +21,7 @@ from ovirt_he_ha.config.schema import (
     Key,
     key_named,
 )
-from ovirt_he_ha.config.text import NOTHING, ConfigError, PathLike, atomic_write, locked, read_text, shown
+from ovirt_he_ha.config.text import NOTHING, ConfigError, PathLike, atomic_write, lines_of, locked, read_text, shown
 from ovirt_he_ha.core.model import ScoreConfig
 
 __all__ = [
@@ -193,7 +193,7 @@ def read_values(path: PathLike) -> Dict[str, str]:
     """The keys of a ``key=value`` file as they are written: no types, nothing required. Raises ConfigError if the file
     is missing, not a file, unreadable, larger than 1 MiB or not UTF-8."""
     values: Dict[str, str] = {}
-    for line in read_text(path).splitlines():
+    for line in lines_of(read_text(path)):
         pair = _pair(line)
         if pair:
             values[pair[0]] = pair[1]
@@ -256,7 +256,7 @@ def save_ha_conf(path: PathLike, **changes: Union[bool, int, str, None]) -> HaCo
     try:
         text = read_text(path)
         _ha_conf(path, read_values(path))
-        lines = _replaced(text.splitlines(), wanted)
+        lines = _replaced(lines_of(text), wanted)
         atomic_write(path, ("\n".join(lines) + "\n").encode())
     finally:
         os.close(lock)

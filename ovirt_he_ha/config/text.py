@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import NoReturn, Optional, Tuple, Union
+from typing import List, NoReturn, Optional, Tuple, Union
 
 PathLike = Union[str, Path]
 
@@ -57,6 +57,13 @@ def read_text(path: PathLike) -> str:
         raise ConfigError(
             path, "", "text in UTF-8", f"byte 0x{data[error.start]:02x} at offset {error.start}"
         ) from None
+
+
+def lines_of(text: str) -> List[str]:
+    """As a shell and oVirt's own tools read a file: what else Unicode calls the end of a line (a form feed, U+2028) is
+    a character like others. Taken for an end, it makes a second key out of one's value."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def _refuse(path: PathLike, error: OSError) -> NoReturn:

@@ -213,7 +213,7 @@ def test_no_such_argument(served, call):
     assert not served.paths.ha_conf.exists()
 
 
-@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "a\nb", "a\0b"])
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "a\nb", "a\0b", "a\n", "a\x0cb", "a\x85b", "a\u2028vmid=b"])
 def test_no_such_value(host, value):
     before = host.paths.hosted_engine_conf.read_text()
     with pytest.raises(SharedConfigError) as caught:

@@ -9,7 +9,7 @@ from ovirt_he_ha.client.shared_config import SharedConfig, SharedConfigError, re
 from ovirt_he_ha.config.files import load_broker_conf, load_ha_conf, read_values
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.slot import encode_global
-from ovirt_he_ha.storage.archive import build_archive, read_archive
+from ovirt_he_ha.storage.archive import build_archive, read_archive, write_archive
 from ovirt_he_ha.storage.volumes import SCANNED
 from tests.client.deployed import UUIDS, record
 
@@ -251,6 +251,17 @@ def test_a_broker_setting_that_does_not_fit_is_not_stored(shared):
         shared.client.set_shared_config("email.smtp-port", "many", "broker")
     assert read_archive(shared.archive) == before
     assert not shared.paths.broker_conf.exists()
+
+
+def test_a_value_with_another_separator_stays_one_value(shared):
+    """Of a file that somebody else wrote: U+2028 and a form feed end no line for a shell or for oVirt's own tools."""
+    text = "fqdn=engine.example\nconsole=vnc\u2028fqdn=other\n# old:\x0cfqdn=other\ngateway=\r\n"
+    write_archive(shared.archive, {**read_archive(shared.archive), "hosted-engine.conf": text.encode()})
+    client = shared.client
+    assert client.get_shared_config("fqdn", "he_shared")[0] == "engine.example"
+    client.set_shared_config("gateway", "192.0.2.1", "he_shared")
+    kept = read_archive(shared.archive)["hosted-engine.conf"].decode()
+    assert kept == text.replace("gateway=\r\n", "gateway=192.0.2.1\n")
 
 
 def test_all_keys(shared):
