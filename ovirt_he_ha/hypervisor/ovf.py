@@ -6,6 +6,7 @@ the other keys of ``vm.conf`` are for the tools that read them.
 
 import base64
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
@@ -222,10 +223,12 @@ Device = Dict[str, str]
 def _devices(root: Element, items: List[Element]) -> List[Device]:
     files = {_attribute(node, "fileRef"): node for node in root.iter("{*}Disk")}
     found: List[Device] = []
+    before: Counter[str] = Counter()  # disks and drives
     for item in items:
-        made = _device(item, files, found)
+        made = _device(item, files, before)
         if made is not None:
             found.append(made)
+            before[made.get("device", "")] += 1
     kinds = {device["type"] for device in found}
     if "rng" not in kinds:
         found.append({"device": "virtio", "specParams": "{source:urandom}", "model": "virtio", "type": "rng"})
@@ -234,12 +237,12 @@ def _devices(root: Element, items: List[Element]) -> List[Device]:
     return found
 
 
-def _device(item: Element, files: Dict[str, Element], before: List[Device]) -> Optional[Device]:
+def _device(item: Element, files: Dict[str, Element], before: "Counter[str]") -> Optional[Device]:
     kind, device = _child_text(item, "Type"), _fit(_child_text(item, "Device"))
     if kind == "disk" and device == "disk":
-        return _disk(item, files, sum(each.get("device") == "disk" for each in before))
+        return _disk(item, files, before["disk"])
     if kind == "disk" and device == "cdrom":
-        return None if any(each.get("device") == "cdrom" for each in before) else _cdrom()
+        return None if before["cdrom"] else _cdrom()
     if kind == "interface":
         return _interface(item, device)
     if kind == "controller":

@@ -13,12 +13,15 @@ from lxml import etree
 Element = Any  # lxml's element: its type differs between the versions of the stubs
 
 MAX_XML = 1 << 20  # bytes; a real definition has 10 to 20 KB, a real OVF 20 to 60
+# Of one element: the parser compares each attribute with all before it, 15 s of CPU for 1 MiB of them. A real OVF has
+# 1,000 such signs in a row, where the definition stands in it as a text.
+MOST_ATTRIBUTES = 10_000
 _DECLARED = re.compile(r"<\?xml[^>]*?encoding\s*=\s*[\"']([^\"']{1,40})[\"']")
 _ENCODINGS = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
 class XmlProblem(ValueError):
-    """``code``: ``too-large``, ``encoding``, ``doctype`` or ``syntax``."""
+    """``code``: ``too-large``, ``encoding``, ``doctype``, ``attributes`` or ``syntax``."""
 
     msg = "expected {expected}, found {found}"
 
@@ -40,6 +43,9 @@ def document(data: bytes, most: int = MAX_XML) -> Element:
     # Before any parser sees it: an entity in an attribute is expanded even by a parser that resolves none.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise XmlProblem("doctype", "no document type and no entities", "a DOCTYPE")
+    most_signs = max(part.count("=") for part in text.split("<"))
+    if most_signs > MOST_ATTRIBUTES:
+        raise XmlProblem("attributes", f"at most {MOST_ATTRIBUTES} attributes of an element", f"up to {most_signs}")
     parser = etree.XMLParser(
         encoding="utf-8",
         resolve_entities=False,

@@ -1,6 +1,7 @@
 """The OVF of the engine VM becomes vm.conf; any bytes become that or one kind of error."""
 
 import base64
+import time
 
 import pytest
 from hypothesis import given
@@ -210,6 +211,10 @@ HOSTILE = {
     "deep": b"<Envelope>" + b"<a>" * 100000 + b"</a>" * 100000 + b"</Envelope>",
     "huge text": b"<Envelope>" + b"x" * (11 << 20) + b"</Envelope>",
     "huge attribute": b"<Envelope a='" + b"x" * (11 << 20) + b"'/>",
+    # The parser compares each attribute of an element with all before it: 15 s.
+    "many attributes": b"<Envelope " + b" ".join(b"a%d=''" % n for n in range(100_000)) + b"/>",
+    "many namespaces": b"<Envelope " + b" ".join(b"xmlns:a%d='u'" % n for n in range(60_000)) + b"/>",
+    "many attributes behind a bracket": b"<Envelope a='>' " + b" ".join(b"a%d=''" % n for n in range(90_000)) + b"/>",
     "utf-16": ovf(VMID).decode().replace("UTF-8", "UTF-16").encode("utf-16"),
     "utf-16 unsaid": ovf(VMID).decode().encode("utf-16-le"),
     "utf-7": b"<?xml version='1.0' encoding='UTF-7'?>+ADwAIQ-DOCTYPE x+AD4-<Envelope/>",
@@ -238,6 +243,16 @@ def test_deep_nesting_below_the_parsers_limit_is_walked():
     deep = "<a>" * 200 + "</a>" * 200
     data = ovf(VMID, SD, IMG, VOL, XML).replace(b"<Description>Hosted", f"<Description>{deep}Hosted".encode())
     assert convert(data, VMID).text == made().text
+
+
+@pytest.mark.parametrize("device", ["disk", "cdrom"])
+def test_an_ovf_full_of_devices_is_read_in_a_moment(device):
+    """It was compared with all devices before it, each: 10 s."""
+    item = f"<Item><Type>disk</Type><Device>{device}</Device></Item>".encode()
+    data = ovf(VMID, SD, IMG, VOL, XML).replace(b"</Section></Content>", item * 16_000 + b"</Section></Content>")
+    begin = time.process_time()
+    convert(data, VMID)
+    assert time.process_time() - begin < 4
 
 
 @given(st.binary(max_size=600))
