@@ -12,7 +12,7 @@ from lxml import etree
 
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.hypervisor.custom_definition import Custom, extend
-from ovirt_he_ha.hypervisor.placeholders import Layout, disks, resolve, source_of
+from ovirt_he_ha.hypervisor.placeholders import Layout, disks, optical, resolve, source_of
 from ovirt_he_ha.hypervisor.vm_conf import VmConf, VmConfError, parse_vm_conf
 from ovirt_he_ha.hypervisor.xml_document import Element, XmlProblem, document
 
@@ -32,6 +32,7 @@ MARK = "urn:ovirt-he-ha:engine:1"  # namespace of our element in the domain's me
 OVIRT_VM = "http://ovirt.org/vm/1.0"
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 CACHES = ("none", "directsync")  # the page cache of one host must not hide a write from the next owner
+LONGEST = 300  # characters that are shown of what was found: it stands in the status and in the journal
 DEFAULTS = (("on_poweroff", "destroy"), ("on_crash", "destroy"), ("on_lockfailure", "poweroff"))
 
 
@@ -45,7 +46,7 @@ class DefinitionRefused(ValueError):
         super().__init__(code, element, found, expected)
         self.code = code
         self.element = element
-        self.found = found
+        self.found = " ".join(found.split())[:LONGEST]
         self.expected = expected
 
     def __str__(self) -> str:
@@ -152,6 +153,20 @@ def _check_disks(root: Element, layout: Layout) -> None:
     sources = [_check_disk(disk, layout) for disk in disks(root)]
     expected = f"the volume that the lease guards: {layout.guarded}"
     _require(layout.guarded in sources, "disk-location", "devices/disk", ", ".join(sources) or "no disk", expected)
+    for drive in optical(root):
+        _check_medium(drive, layout)
+
+
+def _check_medium(drive: Element, layout: Layout) -> None:
+    """Of an optical drive. Only read, and not the engine's disk, so it may be this host's alone; but libvirt opens it,
+    and may give it another owner, like every image."""
+    name = f"devices/disk {_target(drive)}"
+    _, path = source_of(drive)
+    _check_format(drive, name)
+    ordinary = bool(path) and (f"/{layout.domain}/" not in path or layout.holds(path))
+    expected = "nothing, a file or device of this host, or a volume of the domain"
+    _require(ordinary, "disk-location", f"{name}/source", path or f"type {drive.get('type')}", expected)
+    _check_labels(drive, name)
 
 
 def _check_disk(disk: Element, layout: Layout) -> str:
@@ -170,6 +185,11 @@ def _check_disk(disk: Element, layout: Layout) -> str:
             unwanted,
             f"no {unwanted}",
         )
+    _check_labels(disk, name)
+    return path
+
+
+def _check_labels(disk: Element, name: str) -> None:
     for label in disk.findall("source/seclabel"):
         _require(
             label.get("relabel") == "no",
@@ -186,13 +206,20 @@ def _check_disk(disk: Element, layout: Layout) -> str:
         "no seclabel",
         "<seclabel model='dac' relabel='no'/>: the image is shared",
     )
-    return path
 
 
 def _check_image(disk: Element, name: str) -> None:
+    _check_format(disk, name)
+    driver: Optional[Element] = disk.find("driver")
+    cache = driver.get("cache", "default") if driver is not None else "default"
+    _require(cache in CACHES, "disk-cache", f"{name}/driver cache", cache, " or ".join(CACHES))
+    backing = disk.find("backingStore")
+    _require(backing is None or len(backing) == 0, "disk-backing", f"{name}/backingStore", "a chain", "none")
+
+
+def _check_format(disk: Element, name: str) -> None:
     driver: Optional[Element] = disk.find("driver")
     form = driver.get("type", "nothing") if driver is not None else "nothing"
-    cache = driver.get("cache", "default") if driver is not None else "default"
     code = "qcow2" if form == "qcow2" else "disk-format"
     _require(
         form == "raw",
@@ -201,14 +228,11 @@ def _check_image(disk: Element, name: str) -> None:
         form,
         "raw: opening another format can write to it before the lease is held",
     )
-    _require(cache in CACHES, "disk-cache", f"{name}/driver cache", cache, " or ".join(CACHES))
-    backing = disk.find("backingStore")
-    _require(backing is None or len(backing) == 0, "disk-backing", f"{name}/backingStore", "a chain", "none")
 
 
 def _target(disk: Element) -> str:
     target = disk.find("target")
-    return str(target.get("dev", "?")) if target is not None else "?"
+    return str(target.get("dev", "?"))[:20] if target is not None else "?"
 
 
 def _check_policies(root: Element) -> None:

@@ -14,11 +14,15 @@ from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.hypervisor.xml_document import Element
 
 FILE, BLOCK = "file", "block"
+OPTICAL = "cdrom"
 LEASE_SUFFIX = ".lease"
 LEASES = "leases"  # the logical volume with every lease of a block domain
 RESERVED = 100  # lease areas at its beginning that are not for volumes
 VDSM_STORAGE = "/run/vdsm/storage"
 VDSM = "vdsm-"  # networks and filters that exist only where vdsm runs
+# Of a domain itself, beside its volumes: what a guest would write there is every host's lease or id.
+SERVICE_FILES = (LEASE_SUFFIX, ".meta")
+SERVICE_VOLUMES = ("ids", LEASES, "metadata", "inbox", "outbox", "master", "xleases")
 HOST_ENTRIES = ("OS-NAME:", "OS-VERSION:", "HOST-SERIAL:")
 # The application's places: below a pool's or a mount's directory, or where its host daemon prepares an image.
 _FOREIGN = re.compile(
@@ -69,7 +73,10 @@ class Layout:
         return posixpath.join(self.directory, image, volume) if self.nested else posixpath.join(self.directory, volume)
 
     def holds(self, path: str) -> bool:
-        """Whether it is a path of a volume of the domain, written without detours."""
+        """Whether it is a path of a volume of the domain, written without detours; not of a lease."""
+        name = posixpath.basename(path)
+        if name.endswith(SERVICE_FILES) or (not self.nested and name in SERVICE_VOLUMES):
+            return False
         if posixpath.normpath(path) != path or not path.startswith(self.directory + "/"):
             return False
         return path[len(self.directory) + 1 :].count("/") == (1 if self.nested else 0)
@@ -106,8 +113,19 @@ def _fill_lease(root: Element, lease: LeaseId) -> None:
 
 
 def disks(root: Element) -> Any:
-    """Disks that can be written: not optical or floppy drives."""
-    return [disk for disk in root.findall("devices/disk") if disk.get("device", "disk") in ("disk", "lun")]
+    """Disks that can be written: not optical drives, nor empty floppy drives."""
+    found = [disk for disk in root.findall("devices/disk") if disk.get("device") != OPTICAL]
+    return [disk for disk in found if disk.get("device") != "floppy" or _has_medium(disk)]
+
+
+def optical(root: Element) -> Any:
+    """Optical drives with something in them."""
+    return [disk for disk in root.findall("devices/disk") if disk.get("device") == OPTICAL and _has_medium(disk)]
+
+
+def _has_medium(disk: Element) -> bool:
+    source = disk.find("source")
+    return source is not None and any(value for name, value in source.attrib.items() if name != "startupPolicy")
 
 
 def source_of(disk: Element) -> Tuple[Optional[Element], str]:
@@ -120,7 +138,7 @@ def source_of(disk: Element) -> Tuple[Optional[Element], str]:
 
 
 def _map_disks(root: Element, layout: Layout) -> None:
-    for disk in disks(root):
+    for disk in (*disks(root), *optical(root)):
         source, path = source_of(disk)
         if source is None or not path:
             continue
@@ -132,7 +150,7 @@ def _map_disks(root: Element, layout: Layout) -> None:
             label = source.makeelement("seclabel", {"model": "dac", "relabel": "no"})
             source.append(label)
         driver = disk.find("driver")
-        if driver is not None and not driver.get("cache"):
+        if driver is not None and not driver.get("cache") and disk.get("device") != OPTICAL:
             driver.set("cache", "none")
 
 

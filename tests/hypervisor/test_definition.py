@@ -135,6 +135,87 @@ def test_unsafe_definition_is_refused_by_element(old, new, code, element):
     assert element in error.element
 
 
+DISC = "<source file=''/><target dev='hdc'/><readonly/>"
+FLOPPY = (
+    "<disk type='file' device='floppy'><driver type='raw' cache='none'/><source file='{}'/><target dev='fda'/></disk>"
+)
+
+
+def with_disc(path, driver="raw", kind="file", attribute="file"):
+    """The drive of SOURCE with something in it."""
+    full = f"<source {attribute}='{path}'/><target dev='hdc'/><readonly/>"
+    start = f"<disk type='{kind}' device='cdrom'><driver name='qemu' type='{driver}'/>"
+    assert DISC in SOURCE
+    return SOURCE.replace("<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>", start).replace(
+        DISC, full
+    )
+
+
+@pytest.mark.parametrize("path", ["/var/tmp/rescue.iso", f"/data/{SD}/images/{IMG}/{IMG}"])
+def test_a_disc_in_the_drive_is_only_read_and_its_file_keeps_its_owner(path):
+    xml = made(with_disc(path))
+    check(xml, LEASE, VMID)
+    drive = parse_xml(xml).find("devices/disk[@device='cdrom']")
+    assert drive.find("source").get("file") == path and drive.find("driver").get("cache") is None
+    assert [dict(label.attrib) for label in drive.findall("source/seclabel")] == [{"model": "dac", "relabel": "no"}]
+
+
+def test_a_disc_of_the_domain_lies_where_this_host_has_the_domain():
+    root = parse_xml(made(with_disc(RHEV.replace(VOL, IMG))))
+    assert root.find("devices/disk[@device='cdrom']/source").get("file") == VOLUME.replace(VOL, IMG)
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        (with_disc(f"/data/{SD}/dom_md/ids"), "disk-location"),
+        (with_disc(f"{VOLUME}.lease"), "disk-location"),
+        (with_disc("/var/tmp/disc", driver="qcow2"), "qcow2"),
+        (with_disc("http", kind="network", attribute="protocol"), "disk-location"),
+        (
+            with_disc("/dev/sr0", kind="block", attribute="dev").replace(
+                "/><target", "><seclabel model='dac' relabel='yes'/></source><target", 1
+            ),
+            "relabel",
+        ),
+    ],
+)
+def test_a_disc_that_is_none_is_refused(source, code):
+    error = refused(made(source))
+    assert (error.code, "hdc" in error.element) == (code, True)
+
+
+def test_a_floppy_can_be_written_so_it_is_a_disk():
+    for path, code in (("/tmp/floppy", "disk-location"), (f"{VOLUME}.lease", "disk-location"), ("", "")):
+        xml = made(SOURCE.replace("<graphics", FLOPPY.format(path) + "<graphics", 1))
+        if code:
+            assert (refused(xml).code, refused(xml).element) == (code, "devices/disk fda/source")
+        else:
+            check(xml, LEASE, VMID)
+
+
+@pytest.mark.parametrize("name", [f"{VOL}.lease", f"{VOL}.meta", f"{IMG}.lease"])
+def test_s1_a_lease_is_no_disk(name):
+    second = DISK_XML.replace(VOLUME, f"/data/{SD}/images/{IMG}/{name}").replace("vda", "vdb")
+    error = refused(replaced(DISK_XML, DISK_XML + second))
+    assert (error.code, error.element) == ("disk-location", "devices/disk vdb/source")
+
+
+@pytest.mark.parametrize("name", ["leases", "ids", "metadata", "inbox", "outbox", "master", "xleases"])
+def test_s1_what_a_block_domain_has_for_itself_is_no_disk(name):
+    lease = LeaseId(SD, VOL, f"/dev/{SD}/leases", 104 << 20)
+    xml = made(lease=lease)
+    check(xml, lease, VMID)
+    disk = xml[xml.index('<disk type="block" device="disk">') : xml.rindex("</disk>") + len("</disk>")]
+    second = disk.replace(f"/dev/{SD}/{VOL}", f"/dev/{SD}/{name}").replace("vda", "vdb")
+    assert refused(xml.replace(disk, disk + second), lease).element == "devices/disk vdb/source"
+
+
+def test_what_was_found_is_shown_in_one_short_line():
+    error = refused(replaced(f'file="{VOLUME}"', 'file="/tmp/' + "x&#10;" * 100_000 + '"'))
+    assert len(str(error)) < 1000 and "\n" not in str(error)
+
+
 def test_second_raw_disk_of_the_domain_is_fine():
     second = DISK_XML.replace(VOLUME, f"/data/{SD}/images/{IMG}/data").replace("vda", "vdb")
     check(replaced(DISK_XML, DISK_XML + second), LEASE, VMID)
