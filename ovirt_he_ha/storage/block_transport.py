@@ -10,7 +10,7 @@ from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.storage.command import CommandError, Commands
 from ovirt_he_ha.storage.errors import ConnectionProblem
-from ovirt_he_ha.storage.iscsi import Iscsi, Path, Session, configured_paths
+from ovirt_he_ha.storage.iscsi import Iscsi, Login, Path, Session, configured_paths
 from ovirt_he_ha.storage.mount_table import mounts
 
 LOGIN = 20.0  # wall seconds for one path: a portal that is gone must not take the time of those that answer
@@ -38,7 +38,9 @@ class Transport(Protocol):
         """Whether waiting for further devices is of no use."""
         ...
 
-    def undo(self, made: Sequence[str], seconds: float) -> None: ...
+    def undo(self, made: Sequence[str], seconds: float) -> None:
+        """As far as it can be undone."""
+        ...
 
     def disconnect(self, seconds: float) -> bool:
         """True if something ended. What others use stays."""
@@ -51,7 +53,7 @@ class IscsiTransport:
         self._paths = paths
         self._iscsi = iscsi
         configured_paths(conf, paths, ["default"])  # nonsense is refused before anything is called
-        self._logged_in: Dict[str, Path] = {}
+        self._logged_in: Dict[str, Login] = {}
 
     @property
     def where(self) -> str:
@@ -78,8 +80,7 @@ class IscsiTransport:
     def _login(self, path: Path, until: float, made: List[str]) -> None:
         seconds = min(LOGIN, max(1.0, until - time.monotonic()))
         word = f"session {path.where}"
-        self._logged_in[word] = path
-        self._iscsi.login(path, seconds)
+        self._logged_in[word] = self._iscsi.login(path, seconds)
         made.append(word)
 
     def rescan(self, seconds: float) -> None:
@@ -91,9 +92,8 @@ class IscsiTransport:
 
     def undo(self, made: Sequence[str], seconds: float) -> None:
         for word in made:
-            path = self._logged_in[word]
-            self._iscsi.logout(path, seconds)
-            self._iscsi.forget(path, seconds)
+            with contextlib.suppress(CommandError, OSError):  # the others all the same
+                self._iscsi.take_back(self._logged_in[word], seconds)
 
     def disconnect(self, seconds: float) -> bool:
         ended = False

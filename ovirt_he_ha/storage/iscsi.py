@@ -3,7 +3,7 @@
 import contextlib
 import re
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
@@ -69,6 +69,15 @@ class Session:
 
     def is_of(self, path: Path) -> bool:
         return (self.target, self.portal, self.interface) == (path.target, path.portal, path.interface)
+
+
+@dataclass(frozen=True)
+class Login:
+    """``session``: made by this call. ``record``: the path's as it was before; None: made by this call, too."""
+
+    path: Path
+    session: bool
+    record: Optional[str]
 
 
 # --- configuration ------------------------------------------------------------------------------------------------
@@ -157,33 +166,38 @@ class Iscsi:
         """Raises CommandError."""
         return parse_sessions(self._run(["-m", "session", "-P", "1"], seconds, (0, NO_OBJECTS)))
 
-    def login(self, path: Path, seconds: float) -> bool:
-        """True if this call made the path's record. Not logged in again by itself at the next boot: that is for whoever
-        calls this. Raises ConnectionProblem, OSError; then neither a session nor a record of it is left."""
-        made = not self._records.exists(path)
+    def login(self, path: Path, seconds: float) -> Login:
+        """Not logged in again by itself at the next boot: that is for whoever calls this. Raises ConnectionProblem,
+        ConfigError, OSError; then no session of it is left, and its record is as it was before."""
+        before = self._records.text(path)
         try:
-            self._login(path, made, seconds)
+            return Login(path, self._login(path, before is None, seconds), before)
         except BaseException:
-            self._take_back(path, made)
+            with contextlib.suppress(CommandError, OSError):
+                self.take_back(Login(path, True, before), UNDO)  # a login that came too late is ended too
             raise
-        return made
 
-    def _take_back(self, path: Path, made: bool) -> None:
-        """A login that came too late is ended too."""
-        with contextlib.suppress(CommandError):
-            self.logout(path, UNDO)
-        if made:
-            with contextlib.suppress(CommandError):
-                self.forget(path, UNDO)
+    def take_back(self, login: Login, seconds: float) -> None:
+        """Raises CommandError, OSError."""
+        try:
+            if login.session:
+                self.logout(login.path, seconds)
+        finally:
+            if login.record is None:
+                self.forget(login.path, seconds)
+            else:
+                self._records.put_back(login.path, login.record)
 
-    def _login(self, path: Path, made: bool, seconds: float) -> None:
+    def _login(self, path: Path, made: bool, seconds: float) -> bool:
+        """Whether the session is this call's."""
         try:
             if made:
                 self._run([*_node(path), "-o", "new"], seconds)
             self._run([*_node(path), "-o", "update", "-n", "node.startup", "-v", "manual"], seconds)
             # The tool takes a password as an argument only, where every user of the host sees it.
             self._records.authenticate(path, self._user, self._password)
-            self._run([*_node(path), "--login"], seconds, (0, SESSION_EXISTS))
+            argv = ["iscsiadm", *_node(path), "--login"]
+            return self._commands.run(argv, seconds, (0, SESSION_EXISTS), self._secrets).status == 0
         except CommandError as error:
             raise self._problem(path, error, seconds) from error
 

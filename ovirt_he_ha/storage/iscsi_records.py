@@ -26,8 +26,16 @@ class NodeRecords:
     def __init__(self, root: FilePath) -> None:
         self._root = root
 
-    def exists(self, path: "Path") -> bool:
-        return self._file(path) is not None
+    def text(self, path: "Path") -> Optional[str]:
+        """None: there is no record. Raises ConfigError for one that cannot be read."""
+        file = self._file(path)
+        return None if file is None else read_text(file)
+
+    def put_back(self, path: "Path", text: str) -> None:
+        """As it was: with what somebody else wrote into it. Raises OSError."""
+        file = self._file(path)
+        if file is not None:
+            atomic_write(file, text.encode(), 0o600)
 
     def authenticate(self, path: "Path", user: str, password: str) -> None:
         """CHAP with both, no authentication without. Raises ConfigError for one without the other or with what a record

@@ -420,6 +420,49 @@ def test_a_lun_in_use(world):
     world.script.done()
 
 
+DISCOVERED = "# BEGIN RECORD 2.1.8\nnode.startup = automatic\nnode.session.auth.username = alice\n# END RECORD\n"
+
+
+def found_before(world, status=0, said=""):
+    """A login over a record that somebody else's discovery made."""
+    record = world.record_path()
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(DISCOVERED)
+    world.configure(domainType="iscsi", storage="192.0.2.1", iqn=TARGET, portal="1", user="bob", password=SECRET)
+    world.sessions()
+    world.interfaces()
+    world.node("-o", "update", "-n", "node.startup", "-v", "manual")
+    world.node("--login", status=status, err=said)
+    return record
+
+
+def test_a_record_of_somebody_elses_is_as_it_was_after_a_refused_login(world):
+    record = found_before(world, 24, "iscsiadm: initiator reported error (24 - authorization failure)\n")
+    world.node("--logout", status=21, err="iscsiadm: No matching sessions found\n")
+    assert refusal(lambda: world.provider().connect(60)).code == "authentication"
+    assert record.read_text() == DISCOVERED and stat.S_IMODE(record.stat().st_mode) == 0o600
+    world.script.done()
+
+
+@pytest.mark.parametrize("status", [0, 15])
+def test_only_what_this_call_made_is_undone(world, status):
+    """15: the session was there, by another call or by the host's own start."""
+    record = found_before(world, status, "iscsiadm: default: 1 session requested, but 1 already present.\n")
+    world.make_volumes()
+    put(world.away / "ids", lockspace("11111111-1111-1111-1111-111111111111"))
+    world.settle()
+    world.found()
+    world.rule()
+    world.activated()
+    world.settle()
+    world.deactivated()
+    if status == 0:
+        world.node("--logout")
+    assert refusal(lambda: world.provider().connect(60)).code == "lockspace"
+    assert record.read_text() == DISCOVERED
+    world.script.done()
+
+
 def test_nodes_that_udev_never_makes(world):
     record = logged_in(world)
     world.found()
