@@ -38,6 +38,7 @@ class HostPaths:
         # block domain only root can ask for.
         self.storage_identity = self.root / "var" / "lib" / "ovirt-ha-storage" / "identity.json"
         self.storage_record = self.root / "run" / "ovirt-ha-storage" / "block-domain.json"
+        self.storage_turn = self.root / "run" / "ovirt-ha-storage" / "turn"
         self.storage_refusal = self.root / "run" / "ovirt-ha-storage" / "refused"
         # libvirt's: which lock manager its daemon uses, and which process that is (monolithic, or one per driver).
         self.qemu_conf = etc / "libvirt" / "qemu.conf"

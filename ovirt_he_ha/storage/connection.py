@@ -17,6 +17,7 @@ from ovirt_he_ha.storage.iscsi_records import NodeRecords
 from ovirt_he_ha.storage.mount_kinds import MOUNTED_KINDS
 from ovirt_he_ha.storage.provider import Connected, Provider
 from ovirt_he_ha.storage.refusal import CODES, Refusal
+from ovirt_he_ha.storage.turns import InTurn, turn
 from ovirt_he_ha.storage.vdsm_provider import VdsmProvider, vdsm_runs
 from ovirt_he_ha.storage.volumes import VolumeName
 
@@ -25,7 +26,13 @@ def provider_for(
     conf: HostedEngineConf, paths: HostPaths, accept_copy: bool = False, commands: Optional[Commands] = None
 ) -> Provider:
     """``accept_copy``: this copy of the domain is the right one, whatever was known before. Raises ConfigError."""
-    commands = commands or Commands()
+    provider = _provider(conf, paths, accept_copy, commands or Commands())
+    if daemons_user() is None or isinstance(provider, DirectoryProvider):
+        return provider  # which changes nothing
+    return InTurn(provider, paths.storage_turn)
+
+
+def _provider(conf: HostedEngineConf, paths: HostPaths, accept_copy: bool, commands: Commands) -> Provider:
     is_root = daemons_user() is not None
     if conf.domain_type == "local":
         return DirectoryProvider(conf, Verifier(conf, paths, accept_copy, None, remember=is_root))
@@ -75,10 +82,13 @@ def make_volume(
 ) -> bool:
     """Make a logical volume of a block domain that was lost, see BlockProvider; False if it is there. Raises what a
     provider raises, and ConfigError."""
-    provider = provider_for(conf, paths, commands=commands)
+    provider = _provider(conf, paths, False, commands or Commands())
     if not isinstance(provider, BlockProvider):
         raise ConfigError(paths.hosted_engine_conf, "domainType", "one of " + ", ".join(BLOCK_KINDS), conf.domain_type)
-    return provider.make_volume(name, size, zeroed, seconds, force)
+    if daemons_user() is None:
+        return provider.make_volume(name, size, zeroed, seconds, force)  # which says that it is for root
+    with turn(paths.storage_turn, seconds) as left:
+        return provider.make_volume(name, size, zeroed, left, force)
 
 
 def _transport(conf: HostedEngineConf, paths: HostPaths, commands: Commands) -> Transport:

@@ -4,6 +4,7 @@ user, in a mount namespace of its own; sanlock's own records; a FUSE view that f
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,27 @@ def whole_way(disk, sector_size):
     os.unlink(disk.target / "open")
     assert disk.provider().disconnect(30) and not disk.target.exists()
     assert not disk.provider().disconnect(30)
+
+
+def two_at_once(disk, sector_size):
+    disk.on_it(lambda place: filled(disk.world.conf, place, sector_size))
+    for _ in range(5):
+        changed = []
+        calls = [
+            threading.Thread(target=lambda: changed.append(disk.provider().connect(30).changed))  # noqa: B023
+            for _ in range(2)
+        ]
+        for each in calls:
+            each.start()
+        for each in calls:
+            each.join()
+        assert sorted(changed) == [False, True]
+        assert Path("/proc/self/mountinfo").read_text().count(f" {disk.target} ") == 1
+        assert disk.provider().disconnect(30)
+
+
+def test_the_unit_and_an_administrator_connect_at_the_same_moment():
+    on_a_disk(two_at_once)
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])

@@ -9,7 +9,7 @@ import pytest
 
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.core.model import LeaseId
-from ovirt_he_ha.storage import block_provider, io_process
+from ovirt_he_ha.storage import block_provider, connection, io_process
 from ovirt_he_ha.storage.block_domain import load_record
 from ovirt_he_ha.storage.command import CommandError, SecretOnCommandLine
 from ovirt_he_ha.storage.domain_place import domain_of
@@ -626,9 +626,9 @@ def test_a_lun_that_does_not_answer(world, monkeypatch):
     world.script.done()
 
 
-def test_without_root_nothing_is_called(world):
+def test_without_root_nothing_is_called(world, monkeypatch):
+    monkeypatch.setattr(connection, "daemons_user", lambda: None)
     provider = world.provider()
-    provider._owner = None
     assert refusal(lambda: provider.connect(5)).code == "not-root"
     assert refusal(lambda: provider.disconnect(5)).code == "not-root"
     world.script.done()
