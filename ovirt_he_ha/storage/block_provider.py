@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
@@ -47,7 +47,8 @@ class _Made:
 
 class BlockProvider:
     """``owner``: whose the device nodes become, and as whom the domain is looked at; None: this is not root.
-    ``by_vdsm``: vdsm has logged in and activates the volumes; that is awaited from it, and nothing is changed."""
+    ``by_vdsm``: vdsm has logged in and activates the volumes; that is awaited from it, and nothing is changed.
+    ``opening()``: called before the domain's volumes are activated."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class BlockProvider:
         owner: Optional[Tuple[int, int]],
         accept: bool = False,
         by_vdsm: bool = False,
+        opening: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = "vdsm" if by_vdsm else "direct"
         self._by_vdsm = by_vdsm
@@ -69,6 +71,7 @@ class BlockProvider:
         self._owner = owner
         self._known = KnownCopy(paths.storage_identity)
         self._accept = accept
+        self._opening = opening
 
     def connect(self, seconds: float) -> Connected:
         until = time.monotonic() + seconds
@@ -274,6 +277,7 @@ class BlockProvider:
             self._nodes.own(self._wanted())
             return
         made.active += names
+        self._opening()
         try:
             self._group.activate(names, min(COMMAND, remaining(until)))
         except CommandError as error:

@@ -1,7 +1,7 @@
 """Who connects the storage domain of this host. For root alone, on the command line or in the one-shot unit: no daemon
 imports this."""
 
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.paths import HostPaths
@@ -16,7 +16,7 @@ from ovirt_he_ha.storage.iscsi import Iscsi
 from ovirt_he_ha.storage.iscsi_records import NodeRecords
 from ovirt_he_ha.storage.mount_kinds import MOUNTED_KINDS
 from ovirt_he_ha.storage.provider import Connected, Provider
-from ovirt_he_ha.storage.refusal import CODES, Refusal
+from ovirt_he_ha.storage.refusal import CODES, UNVERIFIED, Refusal
 from ovirt_he_ha.storage.turns import InTurn, turn
 from ovirt_he_ha.storage.vdsm_provider import VdsmProvider, vdsm_runs
 from ovirt_he_ha.storage.volumes import VolumeName
@@ -32,7 +32,14 @@ def provider_for(
     return InTurn(provider, paths.storage_turn)
 
 
-def _provider(conf: HostedEngineConf, paths: HostPaths, accept_copy: bool, commands: Commands) -> Provider:
+def _provider(
+    conf: HostedEngineConf,
+    paths: HostPaths,
+    accept_copy: bool,
+    commands: Commands,
+    opening: Callable[[], None] = lambda: None,
+) -> Provider:
+    """``opening()`` is called before the domain becomes reachable by this call."""
     is_root = daemons_user() is not None
     if conf.domain_type == "local":
         return DirectoryProvider(conf, Verifier(conf, paths, accept_copy, None, remember=is_root))
@@ -40,11 +47,11 @@ def _provider(conf: HostedEngineConf, paths: HostPaths, accept_copy: bool, comma
         verifier = Verifier(conf, paths, accept_copy, daemons_user(), remember=is_root)
         if vdsm_runs(paths.root / "proc"):
             return VdsmProvider(conf, paths, verifier)
-        return MountProvider(conf, paths, commands, verifier)
+        return MountProvider(conf, paths, commands, verifier, opening=opening)
     if conf.domain_type in BLOCK_KINDS:
         by_vdsm = vdsm_runs(paths.root / "proc")
         transport = VdsmTransport() if by_vdsm else _transport(conf, paths, commands)
-        return BlockProvider(conf, paths, commands, transport, daemons_user(), accept_copy, by_vdsm)
+        return BlockProvider(conf, paths, commands, transport, daemons_user(), accept_copy, by_vdsm, opening)
     raise ConfigError(paths.hosted_engine_conf, "domainType", "a type that can be connected", repr(conf.domain_type))
 
 
@@ -58,14 +65,17 @@ def connect(
     """Connect, and tell the broker of a copy that must not be joined, or that there is none any more. Raises what a
     provider raises, and ConfigError."""
     refusal = Refusal(paths.storage_refusal)
-    provider = provider_for(conf, paths, accept_copy, commands)
-    try:
-        connected = provider.connect(seconds)
-    except DomainProblem as problem:
-        if problem.code in CODES and daemons_user() is not None:
-            refusal.note(str(problem))
-        raise
-    if daemons_user() is not None:
+    if daemons_user() is None:
+        provider = provider_for(conf, paths, accept_copy, commands)
+        return provider, provider.connect(seconds)
+    provider = _provider(conf, paths, accept_copy, commands or Commands(), lambda: refusal.note(UNVERIFIED))
+    with turn(paths.storage_turn, seconds) as left:
+        try:
+            connected = provider.connect(left)
+        except DomainProblem as problem:
+            if problem.code in CODES:
+                refusal.note(str(problem))
+            raise
         refusal.clear()
     return provider, connected
 

@@ -134,13 +134,16 @@ class MountProvider:
         commands: Commands,
         verifier: Verifier,
         is_root: Callable[[], bool] = lambda: os.geteuid() == 0,
+        opening: Callable[[], None] = lambda: None,
     ) -> None:
+        """``opening()``: called before something is mounted."""
         self._plan = mount_plan(conf, paths)
         self._sd_uuid = conf.sd_uuid
         self._paths = paths
         self._commands = commands
         self._verifier = verifier
         self._is_root = is_root
+        self._opening = opening
 
     def connect(self, seconds: float) -> Connected:
         until = time.monotonic() + seconds
@@ -237,6 +240,7 @@ class MountProvider:
         plan = self._plan
         made.directories += _make(plan.target)
         argv = ["mount", "-t", plan.type, "-o", plan.options, "--", plan.source, plan.target]
+        self._opening()
         try:
             self._commands.run(argv, remaining(until) - _REST / 2)
         except CommandError as error:

@@ -11,6 +11,12 @@ from ovirt_he_ha.config.text import ConfigError, atomic_write, read_text
 # What says "this is not the copy, or not the domain, that this host belongs to". Anything else (no server, no access)
 # keeps the broker out by itself, and may be over before anybody connects again.
 CODES = frozenset({"another-copy", "older-copy", "lockspace", "lease"})
+# From the moment in which it becomes reachable until it was verified, also if that never comes to an end: the broker
+# looks for the storage every few seconds, and a verification takes as long as the storage does.
+UNVERIFIED = (
+    "the storage was connected, and whether it is the right copy of the domain was not verified yet: see systemctl "
+    "status ovirt-ha-storage, or run hosted-engine --connect-storage as root"
+)
 
 
 class Refusal:

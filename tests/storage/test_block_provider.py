@@ -14,6 +14,7 @@ from ovirt_he_ha.storage.block_domain import load_record
 from ovirt_he_ha.storage.command import CommandError, SecretOnCommandLine
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem
+from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import MIB
 from tests.storage.block_world import TARGET, BlockWorld
 from tests.storage.sanlock_records import lockspace, put
@@ -58,6 +59,19 @@ def test_login_activation_and_the_leases_place(world):
     for name in world.names:
         facts = os.stat(world.nodes / name)
         assert (facts.st_uid, facts.st_gid, stat.S_IMODE(facts.st_mode)) == (36, 36, 0o660)
+    world.script.done()
+
+
+def test_the_broker_is_told_before_anything_is_activated(world):
+    world.make_volumes()
+    world.first_connection()
+    why = Refusal(world.paths.storage_refusal).why
+    noted = []
+    note = Refusal.note
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Refusal, "note", lambda *words: (noted.append(world.active_nodes()), note(*words)))
+        connection.connect(world.conf, world.paths, 60, commands=world.script.commands)
+    assert noted == [[]] and why() == ""
     world.script.done()
 
 
