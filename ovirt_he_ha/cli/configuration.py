@@ -1,9 +1,11 @@
 """--get-shared-config, --set-shared-config: one value of this host's configuration, or of what all hosts share.
 --restore-shared-config: all of the latter, as it was before its last change."""
 
+import getpass
 import json
 import re
 import socket
+import sys
 from typing import List, Optional
 
 from ovirt_he_ha.cli.deployment import NOT_DEPLOYED, is_deployed
@@ -13,6 +15,8 @@ from ovirt_he_ha.client.shared_config import HE_LOCAL, HE_SHARED, SharedConfig, 
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.storage.archive import DAMAGED, ArchiveError
 
+STDIN = "-"
+_LONGEST_LINE = 4096  # characters
 READ_SECONDS = 1.5  # wall: 20 KiB
 WRITE_SECONDS = 20.0  # wall, on storage that answered a moment ago
 _ADDRESSES = ("gateway", "tcp_t_address", "email.smtp-server")  # IPv4 and IPv6 alike; the engine's fqdn is a name
@@ -34,6 +38,8 @@ def get_shared(request: Request) -> int:
 
 def set_shared(request: Request) -> int:
     key, value = request.words
+    if value == STDIN:
+        value = _asked(key)
     if key in _ADDRESSES and not _is_address(value):
         raise Refusal(
             "value",
@@ -50,6 +56,19 @@ def set_shared(request: Request) -> int:
     if kind in _EFFECT:
         warn(_EFFECT[kind])
     return 0
+
+
+def _asked(key: str) -> str:
+    """A credential on a command line can be read by every user of the host."""
+    try:
+        if sys.stdin.isatty():
+            return getpass.getpass(f"{key}: ", sys.stderr)
+        line = sys.stdin.readline(_LONGEST_LINE)
+    except (EOFError, UnicodeDecodeError):
+        line = ""
+    if not line.endswith("\n"):
+        raise Refusal("value", f"{key}: expected its value in one line on standard input, found none that ends")
+    return line[:-1]
 
 
 def _is_address(text: str) -> bool:

@@ -198,8 +198,10 @@ VERBS: Dict[str, Verb] = {
         {"--type": _TYPES},
         "change one value of the configuration",
         "Types as for --get-shared-config. A value that does not fit its key is refused, and nothing is changed.\n"
-        "On the shared storage it is read back, and of two hosts that change it at once one is told; that may take "
-        "20 s.\n"
+        "With - for the value it is asked for, or read as one line from standard input: a password on a command line "
+        "is seen by every user of the host.\n"
+        "On the shared storage it is read back, and two hosts that change it at once wait for each other; that may "
+        "take 20 s.\n"
         "Prints nothing on standard output.",
         words="key value",
     ),

@@ -1,5 +1,6 @@
 """--get-shared-config and --set-shared-config."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Dict, Tuple
 
@@ -62,6 +63,20 @@ def test_get(shared: World, words: Tuple[str, ...], value: str, kind: str) -> No
         == f"\n{next(w for w in words if w not in ('he_local',) and w[:2] != '--')} : {value}, type : {kind}\n\n"
     )
     assert run(*words, "--json", "--get-shared-config").json["value"] == value
+
+
+def test_a_credential_comes_in_by_standard_input(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shared.paths.hosted_engine_conf.open("a") as file:
+        file.write("password=\n")
+    monkeypatch.setattr("sys.stdin", StringIO("pass word-1234\n"))
+    ran = run("--set-shared-config", "password", "-", "--type=he_local")
+    assert ran.status == 0 and "1234" not in ran.out + ran.err
+    assert load_hosted_engine_conf(shared.paths.hosted_engine_conf).password == "pass word-1234"
+    for given in ("", "cut off"):
+        monkeypatch.setattr("sys.stdin", StringIO(given))
+        ran = run("--set-shared-config", "password", "-", "--type=he_local")
+        assert ran.status == 1 and "cut off" not in ran.err
+    assert load_hosted_engine_conf(shared.paths.hosted_engine_conf).password == "pass word-1234"
 
 
 def test_set_prints_nothing_and_is_read_back(shared: World) -> None:
