@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterable, Optional, Tuple
+from typing import Callable, Iterable, Optional, Sequence, Tuple
 
 from ovirt_he_ha.agent.actions import Definition
 from ovirt_he_ha.agent.shared_storage import OvfCandidate
@@ -95,12 +95,14 @@ class DefinitionSource:
         rest: Callable[[], None] = lambda: None,
         ovfs: Optional[Callable[[], Iterable[OvfCandidate]]] = None,
         custom: Callable[[], Custom] = Custom,
+        reserved: Sequence[str] = (),
     ) -> None:
         self._read = read
         self._ovfs = ovfs
         self._read_custom = custom
         self._rest = rest
         self._lease = lease
+        self._reserved = tuple(reserved)
         self._vmid = vmid
         self._effective_path = effective_path
         self._fallback_path = fallback_path
@@ -273,7 +275,7 @@ class DefinitionSource:
         try:
             conf = parse_vm_conf(text)
             xml = engine_xml(conf, self._lease, custom=self._custom)
-            check(xml, self._lease, self._vmid)
+            check(xml, self._lease, self._vmid, reserved=self._reserved)
         except DefinitionRefused as e:
             return self._refused(e.code, str(e), origin)
         except VmConfError as e:

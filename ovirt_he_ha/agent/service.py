@@ -95,6 +95,7 @@ class Agent:
             rest=self._storage.rest,
             ovfs=self._storage.ovfs,
             custom=lambda: load_custom(agent_conf),
+            reserved=conf.own_volumes,
         )
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._state_file = StateFile(paths.agent_state, boot_id, clock.scale)

@@ -153,7 +153,7 @@ def _definition(host: Host, path: Path, by_hand: bool) -> str:
         if by_hand and conf.xml:
             check_elements(parse_xml(conf.xml), custom.allowed, "xmlBase64")
         xml = engine_xml(conf, host.lease, custom=custom)
-        check(xml, host.lease, host.conf.vmid)
+        check(xml, host.lease, host.conf.vmid, reserved=host.conf.own_volumes)
     except (DefinitionRefused, VmConfError, CustomRefused) as error:
         raise Refusal("definition", f"{path}: {error}") from error
     return xml

@@ -88,6 +88,11 @@ class HostedEngineConf:
     iscsi_paths_blacklist: str = ""
     values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
+    @property
+    def own_volumes(self) -> Tuple[str, ...]:
+        """What the hosts use themselves: no VM may have one as its disk."""
+        return (self.metadata_volume_uuid, self.lockspace_volume_uuid, self.conf_volume_uuid)
+
 
 @dataclass(frozen=True)
 class HaConf:

@@ -6,7 +6,8 @@ twice, a copy-on-write image can be damaged by the mere opening of it, a preserv
 leaves.
 """
 
-from typing import List, Optional
+import posixpath
+from typing import List, Optional, Sequence
 
 from lxml import etree
 
@@ -103,14 +104,15 @@ def _mark(root: Element) -> None:
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check(xml: str, lease: LeaseId, vmid: str, layout: Optional[Layout] = None) -> None:
+def check(xml: str, lease: LeaseId, vmid: str, layout: Optional[Layout] = None, reserved: Sequence[str] = ()) -> None:
     """Raises DefinitionRefused for the first thing that makes a start unsafe. Without ``layout`` the disks' places
-    follow from the lease's. What only libvirt knows (autostart, a managed save) is checked at the start itself."""
+    follow from the lease's. ``reserved``: the domain's volumes that are no disks of a VM, the hosted engine's own. What
+    only libvirt knows (autostart, a managed save) is checked at the start itself."""
     root = parse_xml(xml)
     uuid = (root.findtext("uuid") or "").strip().lower()
     _require(uuid == vmid.lower(), "uuid", "domain/uuid", uuid or "nothing", vmid)
     _check_lease(root, lease)
-    _check_disks(root, layout or Layout.of(lease))
+    _check_disks(root, layout or Layout.of(lease), reserved)
     _check_policies(root)
     paused = root.findtext(f"metadata/{{{OVIRT_VM}}}vm/{{{OVIRT_VM}}}launchPaused") or "false"
     _require(paused.strip() != "true", "start-paused", "launchPaused", "true", "false: a paused VM holds no lease")
@@ -149,8 +151,8 @@ def _text(node: Element, name: str) -> str:
     return str(node.findtext(name) or "").strip()
 
 
-def _check_disks(root: Element, layout: Layout) -> None:
-    sources = [_check_disk(disk, layout) for disk in disks(root)]
+def _check_disks(root: Element, layout: Layout, reserved: Sequence[str]) -> None:
+    sources = [_check_disk(disk, layout, reserved) for disk in disks(root)]
     expected = f"the volume that the lease guards: {layout.guarded}"
     _require(layout.guarded in sources, "disk-location", "devices/disk", ", ".join(sources) or "no disk", expected)
     for drive in optical(root):
@@ -169,7 +171,7 @@ def _check_medium(drive: Element, layout: Layout) -> None:
     _check_labels(drive, name)
 
 
-def _check_disk(disk: Element, layout: Layout) -> str:
+def _check_disk(disk: Element, layout: Layout, reserved: Sequence[str]) -> str:
     """Returns the path of its image."""
     name = f"devices/disk {_target(disk)}"
     _, path = source_of(disk)
@@ -177,6 +179,8 @@ def _check_disk(disk: Element, layout: Layout) -> str:
     found = path or f"type {disk.get('type')}"
     inside = layout.holds(path) and disk.get("type") == layout.kind
     _require(inside, "disk-location", f"{name}/source", found, f"a {layout.kind} below {layout.directory}")
+    free = posixpath.basename(path) not in reserved
+    _require(free, "disk-location", f"{name}/source", found, "a volume that the hosted engine does not use itself")
     for unwanted in ("readonly", "transient", "shareable"):
         _require(
             disk.find(unwanted) is None or path != layout.guarded,

@@ -14,6 +14,7 @@ from ovirt_he_ha.broker.protocol import FaultCode
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.cli import vm, waiting
 from ovirt_he_ha.cli.waiting import Progress
+from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import (
     Action,
@@ -166,6 +167,22 @@ def test_an_unsafe_definition_is_refused(world: World, engine: type, changes: Di
     define(world, **changes)
     ran = run("--vm-start")
     assert ran.status == 1 and str(world.paths.vm_conf) in ran.err and engine.asked == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_s1_a_volume_of_the_hosts_own_is_no_second_disk(world: World, engine: type, number: int) -> None:
+    conf = load_hosted_engine_conf(world.paths.hosted_engine_conf)
+    first = lease_of(world).path[: -len(".lease")]
+    text = vm_conf(world)
+    encoded, _, rest = text.partition("\n")
+    xml = base64.b64decode(encoded.partition("=")[2]).decode()
+    disk = xml[xml.index("<disk") : xml.index("</disk>") + len("</disk>")]
+    own = disk.replace(first, f"{Path(first).parent}/{conf.own_volumes[number]}")
+    world.paths.vm_conf.write_text(
+        f"xmlBase64={base64.b64encode(xml.replace(disk, disk + own).encode()).decode()}\n{rest}"
+    )
+    ran = run("--vm-start")
+    assert ran.status == 1 and "disk-location" in ran.err and engine.asked == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"vmId=1\nmemSize=256\n", b"xmlBase64=!!!\n"])

@@ -211,6 +211,17 @@ def test_s1_what_a_block_domain_has_for_itself_is_no_disk(name):
     assert refused(xml.replace(disk, disk + second), lease).element == "devices/disk vdb/source"
 
 
+def test_s1_a_volume_that_the_hosts_use_themselves_is_no_disk():
+    """The whiteboard, the lockspace, the configuration: volumes like others, by their names."""
+    own = "dddddddd-0000-4000-8000-000000000001"
+    second = DISK_XML.replace(VOLUME, f"/data/{SD}/images/{IMG}/{own}").replace("vda", "vdb")
+    xml = replaced(DISK_XML, DISK_XML + second)
+    check(xml, LEASE, VMID)
+    with pytest.raises(DefinitionRefused) as error:
+        check(xml, LEASE, VMID, reserved=(own,))
+    assert (error.value.code, error.value.element) == ("disk-location", "devices/disk vdb/source")
+
+
 def test_what_was_found_is_shown_in_one_short_line():
     error = refused(replaced(f'file="{VOLUME}"', 'file="/tmp/' + "x&#10;" * 100_000 + '"'))
     assert len(str(error)) < 1000 and "\n" not in str(error)
