@@ -1,6 +1,6 @@
 import time
 from pathlib import Path
-from typing import List
+from typing import List, Sequence
 
 import pytest
 
@@ -25,7 +25,7 @@ class Bench:
         self.lease = LeaseId(lab.identity.domain, disk.volume, path, 0)
         self.vmid = lab.identity.vm
 
-    def source(self) -> DefinitionSource:
+    def source(self, reserved: Sequence[str] = ()) -> DefinitionSource:
         return DefinitionSource(
             self._read,
             self.lease,
@@ -35,6 +35,7 @@ class Bench:
             ManualClock(),
             lambda: self.said.append("changed"),
             lambda: self.said.append("rests"),
+            reserved=reserved,
         )
 
     def _read(self) -> str:
@@ -99,6 +100,14 @@ def test_s1_a_definition_of_another_lease_is_refused_and_named(bench: Bench) -> 
     with pytest.raises(StartRefused):
         source.definition()
     assert source.current.detail
+
+
+def test_a_volume_of_the_hosts_is_no_disk_of_the_vm(bench: Bench) -> None:
+    source = bench.source(reserved=(bench.lease.key,))
+    source.refresh()
+    assert source.current.problem == "disk-location"
+    with pytest.raises(StartRefused):
+        source.definition()
 
 
 def test_text_that_is_no_vm_conf_is_named(bench: Bench) -> None:
