@@ -232,6 +232,8 @@ def test_the_agent_keeps_the_hosts_own_volumes_from_the_vm(tmp_path: Path) -> No
     assert agent._definition._reserved == own and len(set(own)) == 3
 
 
+@pytest.mark.system_python
+@pytest.mark.skipif(importlib.util.find_spec("libvirt") is None, reason="python3-libvirt is missing")
 def test_s8_an_agent_that_stops_begins_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = compose(write_conf(tmp_path, {}))
     monkeypatch.setattr(Cycle, "objection_to_start", lambda *_: "")
