@@ -44,6 +44,10 @@ SLOTS_UNREAD = "slots-unread"
 SLOTS_STALE = "slots-stale"
 HOSTS_WAITING = "hosts-waiting"
 
+# In io_timeouts: sanlock renews its id every 2 and looks at the others as often. Silence is late from 4.5 on, and told.
+LOOKS = 2.0
+LATE = 4.5
+
 _NO_RECORD = Empty()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Generic, Iterable, Mapping, Optional, Tu
 from ovirt_he_ha.config.clock import SystemClock
 from ovirt_he_ha.config.journal import throttled
 from ovirt_he_ha.core.fencing import WORRYING
+from ovirt_he_ha.core.liveness import LATE
 from ovirt_he_ha.core.model import (
     MAX_HOST_ID,
     HostLease,
@@ -39,8 +40,6 @@ CALM = 5.0  # otherwise
 # The owner's record, then: nobody starts the VM on what it says while all is calm, and who runs the VM audits it by
 # himself. Younger than what counts as known (25 s), so that the first decision after the calm has it.
 OWNER_CALM = 10.0
-# In io_timeouts: sanlock renews every 2 and looks at the others as often. Later than this is late.
-LATE = 4.5
 HUNG = 10.0  # a question to the daemon takes milliseconds, the owner one read of the storage
 JOIN_LIMIT = 20.0  # io_timeouts that a join may take: 14 while another host is watched, and room
 HUNG_FLOOR = 2.0  # wall seconds: a busy machine does not become faster when the lab's clock does

@@ -55,6 +55,7 @@ HOST_MEMBERS = [
 ]
 NOT_RUNNING = (reason("lease-held", host=3, flag="fail"),)
 LEASE = (countdown("lease", 30.0),)
+SILENT = (countdown("lease", 90.0),)
 
 
 class Still(SystemClock):
@@ -141,32 +142,33 @@ def test_a_start_is_announced_with_its_time_corrected_by_the_age(world: World) -
 
 
 def test_what_one_host_knows_of_a_common_wait_counts_for_the_one_whose_turn_it_is(world: World) -> None:
-    """Host 2 is the better one, and has not said yet when the lease is free."""
+    """Host 2 is the better one, and has not said yet when the lease is free: its sanlock has seen the owner within 45 s
+    before it published (95 s were left at least), up to 20 s after (or before) host 1's did. The middle is said."""
     rank = reason("rank", count=1, host=2, hostname="host2", score=3400, wait=15)
     world.publish(
-        ours(1, why=(*NOT_RUNNING, rank), ahead=LEASE), ours(2, why=(reason("lease-held", host=3, flag="live"),))
+        ours(1, why=(*NOT_RUNNING, rank), ahead=SILENT), ours(2, why=(reason("lease-held", host=3, flag="live"),))
     )
     world.slot_ages = {2: 6.0}
     found = run("--why", "--json").json
-    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 30.0), (1, 45.0)]
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 99.5), (1, 105.0)]
     assert found["answer"]["host"] == 2
     # The other way round: who comes later learns it, too.
     late = (reason("lease-held", host=3, flag="live"), replace_host(rank))
-    world.publish(ours(1, why=NOT_RUNNING, ahead=LEASE), ours(2, why=late))
+    world.publish(ours(1, why=NOT_RUNNING, ahead=SILENT), ours(2, why=late))
     found = run("--why", "--json").json
-    assert [(step["host"], step["in"]) for step in found["next"]] == [(1, 30.0), (2, 45.0)]
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(1, 90.0), (2, 114.5)]
 
 
 def test_a_host_that_has_not_noticed_yet_that_the_vm_is_gone_keeps_its_turn(world: World) -> None:
     rank = reason("rank", count=1, host=2, hostname="host2", score=3400, wait=15)
     world.publish(
-        ours(1, why=(*NOT_RUNNING, rank), ahead=LEASE),
+        ours(1, why=(*NOT_RUNNING, rank), ahead=SILENT),
         ours(2, why=(reason("engine-up-elsewhere", host=3, hostname="host3"), *NOT_RUNNING)),
         up(3),
     )
     world.alive, world.slot_ages = [1, 2], {2: 6.0, 3: 61.0}
     found = run("--why", "--json").json
-    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 30.0), (1, 45.0)]
+    assert [(step["host"], step["in"]) for step in found["next"]] == [(2, 99.5), (1, 105.0)]
 
 
 def replace_host(rank: Reason) -> Reason:
