@@ -16,6 +16,7 @@ from ovirt_he_ha.config.paths import HostPaths
 TICK = 1.0  # wall seconds between two lines on a terminal; nothing is read for it but the broker's memory
 LOOK = 5.0  # wall seconds between two looks elsewhere, when nothing wakes us
 AGAIN = 1.0  # wall seconds until a broker that did not answer is asked again
+PAUSE = 0.2  # wall seconds between two looks at the least, whatever the broker says: 5 looks a second, not 500
 _USUAL_WIDTH = 80  # columns of a terminal that does not tell
 NOTICE = 1.0  # wall seconds until somebody who was not told to wait is told why he does
 
@@ -92,6 +93,7 @@ def wait_for(paths: HostPaths, seconds: float, condition: Condition, stream: Opt
         with link_to_broker(paths) as link:
             while True:
                 link.deadline = min(CALL_SECONDS, max(0.5, progress.left))
+                began = time.monotonic()
                 try:
                     snapshot = link.snapshot()
                     text, done = condition(snapshot, read_hosts(snapshot, link.is_host_alive()))
@@ -100,6 +102,7 @@ def wait_for(paths: HostPaths, seconds: float, condition: Condition, stream: Opt
                         return
                     if progress.left > 0:
                         link.wait_for_change(snapshot.serial, min(TICK if progress.redraws else LOOK, progress.left))
+                        time.sleep(min(max(0.0, began + PAUSE - time.monotonic()), progress.left))
                 except BrokerError as error:
                     text = str(error)
                     progress.show(text)

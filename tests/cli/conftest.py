@@ -2,6 +2,7 @@ from typing import Iterator
 
 import pytest
 
+from ovirt_he_ha.cli import waiting
 from tests.cli.world import World
 
 
@@ -11,6 +12,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
     monkeypatch.setenv("OVIRT_HE_ROOT", str(world.root))
     monkeypatch.delenv("HOSTED_ENGINE_TRACE", raising=False)
+    monkeypatch.setattr(waiting, "PAUSE", 0.005)  # this broker says at once that something has changed
     yield world
     world.close()
 
