@@ -34,7 +34,9 @@ class ActionWorker:
     """``still_wanted()`` is asked in the instant before create (maintenance, score, rank and lease may have changed
     since the decision): it returns an empty text, or why the start is off. ``definition()`` raises what forbids the
     start. ``without_lease(seconds)`` tells the guard that our own start or hand-over is under way for at most so many
-    product seconds from now: the VM's process may be without its lease meanwhile."""
+    product seconds from now: the VM's process may be without its lease meanwhile. ``give_back(lease)`` clears what an
+    earlier tenure of this host left on the lease; asked after a start that failed, so that the next may be another
+    host's."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class ActionWorker:
         still_wanted: StillWanted,
         on_done: Callable[[], None],
         without_lease: Callable[[float], None] = lambda seconds: None,
+        give_back: Callable[[LeaseId], object] = lambda lease: None,
     ) -> None:
         self._vm = vm
         self._clock = clock
@@ -51,6 +54,7 @@ class ActionWorker:
         self._still_wanted = still_wanted
         self._on_done = on_done
         self._without_lease = without_lease
+        self._give_back = give_back
         self._lock = threading.Lock()
         self._report: Optional[ActionReport] = None
         self._aborting: Optional[threading.Thread] = None
@@ -128,9 +132,12 @@ class ActionWorker:
             return ActionReport(action, self._clock.monotonic(), Outcome.LOST_RACE, detail=objection)
         self._without_lease(self._limit(action))
         try:
-            return self._vm.start(definition.xml, definition.lease, self._limit(action))
+            done = self._vm.start(definition.xml, definition.lease, self._limit(action))
         finally:
             self._without_lease(0.0)
+        if done.outcome is Outcome.FAILED:  # overdue: libvirt may still want it; refused: something of the VM is here
+            self._give_back(definition.lease)
+        return done
 
     def _migrate(self, action: Action) -> ActionReport:
         self._without_lease(self._limit(action) + HAND_OVER)

@@ -50,6 +50,7 @@ from ovirt_he_ha.hypervisor.engine_scan import EngineScan
 from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
+from ovirt_he_ha.lease.give_back import give_back
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.lease_reader import LeaseReader
@@ -119,6 +120,7 @@ class Agent:
             self._objection,
             self._wake.set,
             lambda seconds: self._guard.suspend(seconds, "action"),
+            lambda lease: give_back(lease, conf.host_id),
         )
         self._ledger = Ledger(LedgerFile(paths.ledger))
         self._publisher = Publisher(self._link, conf.host_id, clock, self._published, self._timers, beside)

@@ -341,6 +341,16 @@ def _carried(facts: BrokerSnapshot) -> BrokerSnapshot:
 # --- the agent -------------------------------------------------------------------------------------------------------
 
 
+class _Taker:
+    """A process that holds the lease for a moment."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.lease = (0, 0)
+
+    def signal(self, kill: bool) -> None: ...
+
+
 class EventActions(ActionWorker):
     """The product's action worker; libvirt's answer is an event."""
 
@@ -388,9 +398,20 @@ class EventActions(ActionWorker):
             elif report.action.kind is ActionKind.MIGRATE:
                 self._without_lease(30.0)
             self._body.trace(f"{report.action.kind.value}: {outcome.value} {detail}".rstrip())
+            if report.action.kind is ActionKind.START and outcome is Outcome.FAILED:
+                self._clear_own_record()
             self.finish(report, replace(report, outcome=outcome, detail=detail))
 
         return answer
+
+    def _clear_own_record(self) -> None:
+        """A process takes the lease and ends, as the product's."""
+        daemon = self._body.sanlock()
+        if daemon is None or daemon.disk.owner.host_id != self._body.conf_id:
+            return
+        taker = _Taker(-self._body.number)
+        daemon.register(taker)
+        daemon.acquire(taker, lambda _outcome: daemon.ended(taker.pid))
 
     def abort_migration(self) -> None:
         self._body.timeline.after(0.05, self._body.libvirt.abort_migration, self._scope)

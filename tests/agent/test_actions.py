@@ -18,6 +18,7 @@ class Vm:
         self.gate = threading.Event()
         self.gate.set()
         self.error = ""
+        self.outcome = Outcome.OK
         self.aborting = threading.Event()
         self.abort_gate = threading.Event()
 
@@ -26,7 +27,7 @@ class Vm:
         assert self.gate.wait(10)
         if self.error:
             raise OSError(self.error)
-        return ActionReport(Action(ActionKind.START), 0.0, Outcome.OK, 0.0)
+        return ActionReport(Action(ActionKind.START), 0.0, self.outcome, 0.0)
 
     def start(self, xml: str, lease: LeaseId, deadline: float) -> ActionReport:
         return self._done(f"start {xml} {lease.key}")
@@ -163,3 +164,20 @@ def test_the_guard_is_told_of_our_own_start_and_hand_over() -> None:
         assert worker.order(Action(kind, deadline=50.0))
         assert done.wait(10)
     assert told == [50.0, 0.0, 80.0, 30.0]
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_only_a_start_that_failed_gives_back_what_an_earlier_tenure_left(outcome: Outcome) -> None:
+    """Refused: something of the VM is here. Overdue: libvirt may still go on. A lost race: the lease is another's."""
+    given: List[LeaseId] = []
+    for kind in (ActionKind.START, ActionKind.STOP, ActionKind.MIGRATE):
+        vm, done = Vm(), threading.Event()
+        vm.outcome = outcome
+        worker = ActionWorker(
+            vm, ManualClock(), lambda: Definition("<domain/>", LEASE), lambda: "", done.set, give_back=given.append
+        )
+        assert worker.order(Action(kind))
+        assert done.wait(10)
+        report = worker.report()
+        assert report is not None and report.outcome is outcome
+    assert given == ([LEASE] if outcome is Outcome.FAILED else [])

@@ -151,7 +151,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
         "own-record", "a host at score 0 leaves it to others whom sanlock refuses the lease", "core/starting.py",
         "    return not sit.view.eligible or (lease_objection(sit) is None and _is_lease_ours(sit))\n",
         "    return not sit.view.eligible\n",
-        by="own-record-and-failing-starts",
+        by="own-record-at-score-zero",
     ),
     Mutation(
         "no-rank", "all hosts start at once", "core/starting.py",
