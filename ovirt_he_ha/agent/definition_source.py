@@ -275,7 +275,7 @@ class DefinitionSource:
         try:
             conf = parse_vm_conf(text)
             xml = engine_xml(conf, self._lease, custom=self._custom)
-            check(xml, self._lease, self._vmid, reserved=self._reserved)
+            check(xml, self._lease, self._vmid, reserved=self._reserved, allowed=self._custom.allowed)
         except DefinitionRefused as e:
             return self._refused(e.code, str(e), origin)
         except VmConfError as e:

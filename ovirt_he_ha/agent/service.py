@@ -302,6 +302,7 @@ class Agent:
             host_id=self._conf.host_id,
             lease_owner=self._lease_owner,
             owner_live=self._owner_live,
+            allowed=frozenset(agent_conf.allowed_elements),
         )
 
     def _lease_owner(self) -> Reading[LeaseOwner]:

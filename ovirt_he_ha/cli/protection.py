@@ -175,8 +175,9 @@ def _judged(text: str, paths: HostPaths, conf: HostedEngineConf) -> _Definition:
     lease = _lease(conf)
     try:
         vm_conf = parse_vm_conf(text)
-        xml = engine_xml(vm_conf, lease, custom=load_custom(load_agent_conf(paths.agent_conf)))
-        check(xml, lease, conf.vmid, reserved=conf.own_volumes)
+        custom = load_custom(load_agent_conf(paths.agent_conf))
+        xml = engine_xml(vm_conf, lease, custom=custom)
+        check(xml, lease, conf.vmid, reserved=conf.own_volumes, allowed=custom.allowed)
     except DefinitionRefused as refused:
         return _Definition(refused.code)
     except VmConfError:

@@ -73,6 +73,7 @@ class Host:
             self.agent_conf,
             host_id=self.conf.host_id,
             lease_owner=self._owner,
+            allowed=frozenset(self.agent_conf.allowed_elements),
         )
 
     def _owner(self) -> "Reading[LeaseOwner]":
@@ -153,7 +154,7 @@ def _definition(host: Host, path: Path, by_hand: bool) -> str:
         if by_hand and conf.xml:
             check_elements(parse_xml(conf.xml), custom.allowed, "xmlBase64")
         xml = engine_xml(conf, host.lease, custom=custom)
-        check(xml, host.lease, host.conf.vmid, reserved=host.conf.own_volumes)
+        check(xml, host.lease, host.conf.vmid, reserved=host.conf.own_volumes, allowed=custom.allowed)
     except (DefinitionRefused, VmConfError, CustomRefused) as error:
         raise Refusal("definition", f"{path}: {error}") from error
     return xml

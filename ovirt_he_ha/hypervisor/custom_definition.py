@@ -65,7 +65,7 @@ def load_custom(conf: AgentConf) -> Custom:
 def check_elements(root: Element, allowed: FrozenSet[str], source: str) -> None:
     """Every element of a definition that somebody wrote by hand. Raises CustomRefused with the first one that neither
     the management application writes nor the administrator has allowed."""
-    for path, _ in _elements(root):
+    for path, _ in elements(root):
         if path not in ORDINARY and path not in allowed:
             raise CustomRefused(source, path, _expected(allowed), "this element")
 
@@ -81,7 +81,7 @@ def extend(root: Element, custom: Custom) -> None:
         raise CustomRefused(custom.source, "the document", problem.expected, problem.found) from None
     if extra.tag != "domain":
         raise CustomRefused(custom.source, "the root element", "domain", str(extra.tag)[:80])
-    found = _elements(extra)
+    found = elements(extra)
     for path, _ in found:
         if path in GUARDED or path not in custom.allowed:
             raise CustomRefused(custom.source, path, _expected(custom.allowed - GUARDED), "this element")
@@ -94,7 +94,7 @@ def _expected(allowed: FrozenSet[str]) -> str:
     return f"an element that allowed-elements in section [definition] of agent.conf names ({names})"
 
 
-def _elements(root: Element) -> List[Tuple[str, Element]]:
+def elements(root: Element) -> List[Tuple[str, Element]]:
     found: List[Tuple[str, Element]] = []
     for node in root:
         if node.tag in OPENED:

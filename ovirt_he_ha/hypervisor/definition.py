@@ -7,12 +7,13 @@ leaves.
 """
 
 import posixpath
-from typing import List, Optional, Sequence
+from typing import FrozenSet, List, Optional, Sequence
 
 from lxml import etree
 
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.hypervisor.custom_definition import Custom, extend
+from ovirt_he_ha.hypervisor.host_places import QEMU, unsuitable
 from ovirt_he_ha.hypervisor.placeholders import Layout, disks, optical, resolve, source_of
 from ovirt_he_ha.hypervisor.vm_conf import VmConf, VmConfError, parse_vm_conf
 from ovirt_he_ha.hypervisor.xml_document import Element, XmlProblem, document
@@ -31,7 +32,6 @@ __all__ = [
 
 MARK = "urn:ovirt-he-ha:engine:1"  # namespace of our element in the domain's metadata: "this definition was made by us"
 OVIRT_VM = "http://ovirt.org/vm/1.0"
-QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 CACHES = ("none", "directsync")  # the page cache of one host must not hide a write from the next owner
 LONGEST = 300  # characters that are shown of what was found: it stands in the status and in the journal
 DEFAULTS = (("on_poweroff", "destroy"), ("on_crash", "destroy"), ("on_lockfailure", "poweroff"))
@@ -104,21 +104,33 @@ def _mark(root: Element) -> None:
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check(xml: str, lease: LeaseId, vmid: str, layout: Optional[Layout] = None, reserved: Sequence[str] = ()) -> None:
+def check(
+    xml: str,
+    lease: LeaseId,
+    vmid: str,
+    layout: Optional[Layout] = None,
+    reserved: Sequence[str] = (),
+    allowed: FrozenSet[str] = frozenset(),
+) -> None:
     """Raises DefinitionRefused for the first thing that makes a start unsafe. Without ``layout`` the disks' places
-    follow from the lease's. ``reserved``: the domain's volumes that are no disks of a VM, the hosted engine's own. What
-    only libvirt knows (autostart, a managed save) is checked at the start itself."""
+    follow from the lease's. ``reserved``: the domain's volumes that are no disks of a VM, the hosted engine's own.
+    ``allowed``: the elements that may name places of this host (see ``host_places``). What only libvirt knows
+    (autostart, a managed save) is checked at the start itself."""
     root = parse_xml(xml)
     uuid = (root.findtext("uuid") or "").strip().lower()
     _require(uuid == vmid.lower(), "uuid", "domain/uuid", uuid or "nothing", vmid)
     _check_lease(root, lease)
-    _check_disks(root, layout or Layout.of(lease), reserved)
+    layout = layout or Layout.of(lease)
+    _check_disks(root, layout, reserved)
     _check_policies(root)
     paused = root.findtext(f"metadata/{{{OVIRT_VM}}}vm/{{{OVIRT_VM}}}launchPaused") or "false"
     _require(paused.strip() != "true", "start-paused", "launchPaused", "true", "false: a paused VM holds no lease")
     for node in root.iter(f"{{{QEMU}}}commandline"):
         # It could add a disk that nothing here has looked at.
         _require(False, "qemu-commandline", "qemu:commandline", f"{len(node)} entries", "none")
+    found = unsuitable(root, layout, allowed)
+    if found is not None:
+        raise DefinitionRefused(*found)
 
 
 def _require(condition: bool, code: str, element: str, found: str, expected: str) -> None:

@@ -5,7 +5,7 @@ Two connections: what may take long (create, migrate) never stands in the way of
 
 import logging
 import time
-from typing import Any, Callable, List, Optional, Protocol
+from typing import Any, Callable, FrozenSet, List, Optional, Protocol
 
 from ovirt_he_ha.core.model import Action, ActionKind, ActionReport, LeaseId, LeaseOwner, Outcome, Reading
 from ovirt_he_ha.core.seams import Clock, EngineVm
@@ -60,7 +60,8 @@ class LibvirtEngineVm(EngineVm):
     ``owner_live(host_id)``: False when sanlock shows that host DEAD or FREE, None when unknown. Together with
     libvirt's code they tell a lost race from a failure.
 
-    ``route``: how peers are reached by a live migration.
+    ``route``: how peers are reached by a live migration. ``allowed``: the elements of a definition that may name places
+    of this host, as its administrator says.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class LibvirtEngineVm(EngineVm):
         route: MigrationRoute = MigrationRoute(),  # noqa: B008 - frozen
         table: Optional[ProcessTable] = None,
         owner_wait: float = OWNER_WAIT,
+        allowed: FrozenSet[str] = frozenset(),
     ) -> None:
+        self._allowed = allowed
         self._owner_wait = owner_wait
         self._short = connection
         self._long = Connection(connection.uri, clock)
@@ -119,7 +122,7 @@ class LibvirtEngineVm(EngineVm):
         """
         run = ActionRun(self._clock, Action(ActionKind.START, deadline=deadline))
         try:
-            check(xml, lease, self._vmid)
+            check(xml, lease, self._vmid, allowed=self._allowed)
             if lease != self._lease:
                 raise DefinitionRefused("foreign-lease", "lease", str(lease), str(self._lease))
             self._refuse_pending()

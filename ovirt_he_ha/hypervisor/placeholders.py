@@ -29,7 +29,7 @@ _FOREIGN = re.compile(
     r"(?:/rhev/data-center/(?:[^/]+/){1,4}?|(?:/var)?/run/vdsm/storage/)(?P<domain>[0-9a-fA-F-]{36})/(?:images/)?"
     r"(?P<image>[0-9a-fA-F-]{36})/(?P<volume>[0-9a-fA-F-]{36})"
 )
-_MADE_BY_VDSM = (
+MADE_BY_VDSM = (
     "/var/lib/libvirt/qemu/channels/",
     "/run/ovirt-vmconsole-console/",
     "/var/run/ovirt-vmconsole-console/",
@@ -190,7 +190,7 @@ def _drop_places(root: Element) -> None:
     for kind in ("channel", "console", "serial"):
         for device in root.findall(f"devices/{kind}"):
             source = device.find("source")
-            if source is None or not source.get("path", "").startswith(_MADE_BY_VDSM):
+            if source is None or not source.get("path", "").startswith(MADE_BY_VDSM):
                 continue
             if kind == "channel":
                 del source.attrib["path"]

@@ -7,6 +7,8 @@ from ovirt_he_ha.lab.layout import BRIDGE, ENGINE_NAME, Lab
 from ovirt_he_ha.lab.network import desk_address
 
 MEMORY_MIB = 256
+# It boots without a loader, and its console goes to a file that is on every host: agent.conf has to say so.
+ELEMENTS = ("os/kernel", "os/initrd", "os/cmdline", "devices/emulator", "devices/serial")
 MAC = "02:4e:aa:00:00:64"
 
 # Plain emulation: KVM is not to be trusted because /dev/kvm is there. The kernel's arguments leave out what a guest

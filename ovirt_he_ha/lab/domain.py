@@ -120,8 +120,7 @@ def agent_conf(host: LabHost) -> str:
     """The load of the one machine that all hosts share says nothing about any of them, and would move the VM about: it
     costs no points."""
     score = "[score]\ncpu-load-score-penalty=0\n"
-    # The appliance boots without a loader: --vm-conf may say so, too.
-    elements = "[definition]\nallowed-elements=os/kernel,os/initrd,os/cmdline,devices/emulator\n"
+    elements = f"[definition]\nallowed-elements={','.join(definition.ELEMENTS)}\n"
     return f"{score}{elements}[migration]\naddress={host.second_address}\n"
 
 

@@ -12,7 +12,7 @@ from ovirt_he_ha.agent.definition_source import DefinitionSource, StartRefused
 from ovirt_he_ha.agent.shared_storage import OvfCandidate
 from ovirt_he_ha.config.text import ConfigError
 from ovirt_he_ha.hypervisor.custom_definition import Custom
-from ovirt_he_ha.lab.definition import domain_xml
+from ovirt_he_ha.lab.definition import ELEMENTS, domain_xml
 from ovirt_he_ha.lab.layout import Lab
 from ovirt_he_ha.storage.ovf_store import OvfStoreError
 from tests.agent.clocks import ManualClock
@@ -32,7 +32,7 @@ class Bench(ArchiveBench):
         self.xml = domain_xml(lab).replace("<devices>", SHARED)
         self.stores: List[OvfCandidate] = []
         self.failure: Optional[Exception] = None
-        self.custom = Custom()
+        self.custom = Custom(frozenset(ELEMENTS))
         self.clock = ManualClock()
 
     def source(self) -> DefinitionSource:
@@ -209,10 +209,10 @@ def test_what_the_administrator_adds_takes_effect_with_the_next_look(bench: Benc
     source = refreshed(bench)
     assert "memoryBacking" not in source.current.xml
     extra = "<domain><memoryBacking><locked/></memoryBacking></domain>"
-    bench.custom = Custom(frozenset(["memoryBacking"]), extra, "/etc/extra.xml")
+    bench.custom = Custom(frozenset([*ELEMENTS, "memoryBacking"]), extra, "/etc/extra.xml")
     source.refresh()
     assert "<memoryBacking>" in source.current.xml
-    bench.custom = Custom(frozenset(), extra, "/etc/extra.xml")
+    bench.custom = Custom(frozenset(ELEMENTS), extra, "/etc/extra.xml")
     bench.broken = True
     bench.effective.unlink()
     fresh = refreshed(bench)

@@ -6,7 +6,8 @@ import pytest
 
 from ovirt_he_ha.agent.definition_source import DefinitionSource, StartRefused
 from ovirt_he_ha.core.model import LeaseId
-from ovirt_he_ha.lab.definition import vm_conf
+from ovirt_he_ha.hypervisor.custom_definition import Custom
+from ovirt_he_ha.lab.definition import ELEMENTS, vm_conf
 from ovirt_he_ha.lab.layout import Lab
 from tests.agent.clocks import ManualClock
 
@@ -35,6 +36,7 @@ class Bench:
             ManualClock(),
             lambda: self.said.append("changed"),
             lambda: self.said.append("rests"),
+            custom=lambda: Custom(frozenset(ELEMENTS)),
             reserved=reserved,
         )
 

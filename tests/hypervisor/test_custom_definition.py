@@ -24,7 +24,7 @@ def refused(extra, *allowed):
 
 def test_allowed_elements_are_added_and_checked_like_the_rest():
     xml = extended(EXTRA, "memoryBacking", "devices/hostdev")
-    check(xml, LEASE, VMID)
+    check(xml, LEASE, VMID, allowed=frozenset(["memoryBacking", "devices/hostdev"]))
     root = parse_xml(xml)
     assert root.find("memoryBacking/locked") is not None
     assert [each.get("type") for each in root.findall("devices/hostdev")] == ["pci", "usb"]

@@ -1,12 +1,16 @@
 """The engine VM's definition is one that the product accepts and that the lease guards."""
 
 import base64
+from pathlib import Path
 
+import pytest
 from lxml import etree
 
-from ovirt_he_ha.hypervisor.definition import check, engine_xml
+from ovirt_he_ha.config.files import load_agent_conf
+from ovirt_he_ha.hypervisor.definition import DefinitionRefused, check, engine_xml
 from ovirt_he_ha.hypervisor.vm_conf import parse_vm_conf
 from ovirt_he_ha.lab.definition import domain_xml, vm_conf
+from ovirt_he_ha.lab.domain import agent_conf
 from ovirt_he_ha.lab.layout import Lab
 from ovirt_he_ha.storage.local import LocalDomain
 
@@ -34,12 +38,16 @@ def test_lease_is_the_one_beside_the_disk() -> None:
     assert lease.find("target").get("offset") == "0"
 
 
-def test_the_product_accepts_it() -> None:
+def test_the_product_accepts_it(tmp_path: Path) -> None:
     lab = a_lab()
+    own = tmp_path / "agent.conf"
+    own.write_text(agent_conf(lab.host(1)))
     lease = LocalDomain(str(lab.storage), lab.identity.domain).lease(lab.identity.disk.image, lab.identity.disk.volume)
     assert lease.path == str(lab.lease_path)
     xml = engine_xml(parse_vm_conf(vm_conf(lab)), lease)
-    check(xml, lease, lab.identity.vm)
+    with pytest.raises(DefinitionRefused):  # the kernel is a file of this host
+        check(xml, lease, lab.identity.vm)
+    check(xml, lease, lab.identity.vm, allowed=frozenset(load_agent_conf(own).allowed_elements))
 
 
 def test_nothing_that_would_run_without_the_lease() -> None:
