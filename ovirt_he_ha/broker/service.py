@@ -28,6 +28,7 @@ from ovirt_he_ha.config.files import (
     load_broker_conf,
     load_hosted_engine_conf,
 )
+from ovirt_he_ha.config.health import health_url
 from ovirt_he_ha.config.journal import finish_logging, setup_logging
 from ovirt_he_ha.config.memory import settle
 from ovirt_he_ha.config.paths import HostPaths
@@ -63,7 +64,6 @@ SWITCH = 0.0005
 STOP_SECONDS = 4.2  # wall: with the log's and the process's own end below the 5 s that are promised
 CHECK_SECONDS = 5.0  # product: looking at the domain before the volume is used
 RESET_SECONDS = 60.0  # wall: writing 2,000 host ids on slow storage
-HEALTH_PATH = "/ovirt-engine/services/health"
 
 _LOST = (LockspaceState.NOT_HELD, LockspaceState.NO_DAEMON, LockspaceState.ID_TAKEN, LockspaceState.MISMATCH)
 
@@ -265,7 +265,7 @@ def monitor_options(conf: HostedEngineConf, agent_conf: AgentConf) -> MonitorOpt
         bridge=conf.bridge,
         gateway=conf.gateway,
         vmid=conf.vmid,
-        health_url=agent_conf.health_url or f"http://{conf.fqdn}{HEALTH_PATH}",
+        health_url=agent_conf.health_url or health_url(conf.fqdn),
         network_test=conf.network_test,
         tcp_t_address=conf.tcp_t_address,
         tcp_t_port="" if conf.tcp_t_port is None else str(conf.tcp_t_port),

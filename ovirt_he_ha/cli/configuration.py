@@ -19,7 +19,7 @@ STDIN = "-"
 _LONGEST_LINE = 4096  # characters
 READ_SECONDS = 1.5  # wall: 20 KiB
 WRITE_SECONDS = 20.0  # wall, on storage that answered a moment ago
-_ADDRESSES = ("gateway", "tcp_t_address", "email.smtp-server")  # IPv4 and IPv6 alike; the engine's fqdn is a name
+_ADDRESSES = ("fqdn", "gateway", "tcp_t_address", "email.smtp-server")  # or names; IPv4 and IPv6 alike
 _EFFECT = {
     HE_LOCAL: "This host's daemons read it when they start (systemctl restart ovirt-ha-broker ovirt-ha-agent)",
     HE_SHARED: "It reaches hosts that are deployed from now on; running ones keep their own file",

@@ -6,7 +6,6 @@ import threading
 import urllib.parse
 from typing import List, Optional, Tuple
 
-PATH = "/ovirt-engine/services/health"
 SECONDS = 20.0  # wall
 _GOOD = b"DB Up"
 _MOST = 4096  # bytes looked at; the good answer has 31

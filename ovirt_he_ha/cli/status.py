@@ -17,6 +17,7 @@ from ovirt_he_ha.cli.problems import Problem
 from ovirt_he_ha.cli.request import Refusal, Request, say, say_painted, warn
 from ovirt_he_ha.cli.sources import BROKER, CLOCK, NOBODY, Origin, View, gather
 from ovirt_he_ha.config.files import load_agent_conf
+from ovirt_he_ha.config.health import health_url
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.text import ConfigError
 
@@ -55,8 +56,7 @@ def check_liveliness(_request: Request) -> int:
         agent_conf = load_agent_conf(paths.agent_conf)
     except ConfigError as error:
         raise Refusal("configuration", str(explain(error)), status=2) from error
-    host = f"[{fqdn}]" if ":" in fqdn and not fqdn.startswith("[") else fqdn
-    url = agent_conf.health_url or (f"http://{host}{health_page.PATH}" if fqdn not in ("", "None") else "")
+    url = agent_conf.health_url or (health_url(fqdn) if fqdn not in ("", "None") else "")
     if not url:
         raise Refusal(
             "configuration",

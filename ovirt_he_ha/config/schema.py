@@ -2,6 +2,7 @@
 
 import math
 import re
+import socket
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Optional, Tuple
 
@@ -107,6 +108,21 @@ def parse_boolean(text: str) -> bool:
     raise ValueError(text)
 
 
+def _host(text: str) -> str:
+    """An IPv6 address without its brackets: an oVirt host needs them in this place, to make a URL of it. A zone would
+    be another one on each host."""
+    if ":" in text:
+        bare = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+        try:
+            socket.inet_pton(socket.AF_INET6, bare)
+        except OSError as error:
+            raise ValueError(text) from error
+        return bare
+    if not _HOST.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
 def _exactly_true(text: str) -> bool:
     return text == "True"
 
@@ -134,7 +150,7 @@ def _absolute(text: str) -> str:
 
 TEXT = Kind("text", str)
 UUID = Kind("a UUID (8-4-4-4-12 hexadecimal digits)", _matching(_UUID))
-HOST = Kind("a host name or an IPv4 address", _matching(_HOST))
+HOST = Kind("a host name or an address", _host)
 ADDRESS = Kind("an address or a host name", _matching(_ADDRESS))
 PORT = whole(1, 65535)
 BOOLEAN = Kind("a truth value: true, yes, 1 or false, no, 0", parse_boolean)
@@ -153,7 +169,7 @@ ANY_TRUE = Kind("True", _exactly_true)
 # --- hosted-engine.conf ----------------------------------------------------------------------------------------------
 
 HOSTED_ENGINE_KEYS: Tuple[Key, ...] = (
-    Key("fqdn", "fqdn", HOST, "host name of the engine, asked for its health page", required=True),
+    Key("fqdn", "fqdn", HOST, "host name or address of the engine, asked for its health page", required=True),
     Key("vmid", "vmid", UUID, "UUID of the engine VM", required=True),
     Key(
         "host_id",

@@ -16,7 +16,7 @@ import pytest
 
 from ovirt_he_ha.broker import service
 from ovirt_he_ha.broker.service import EXIT_NOT_CONFIGURED, tell_systemd
-from ovirt_he_ha.config.files import load_hosted_engine_conf
+from ovirt_he_ha.config.files import load_agent_conf, load_hosted_engine_conf
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.lease.formatting import FormatFailed
 from ovirt_he_ha.storage.errors import StorageError, StorageOverdue
@@ -42,6 +42,14 @@ def write_conf(root, **changes):
     values = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
     paths.hosted_engine_conf.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
     return paths
+
+
+@pytest.mark.parametrize("fqdn", ["2001:db8::7", "[2001:db8::7]"])
+def test_an_engine_whose_name_is_an_ipv6_address_has_a_health_page(tmp_path, fqdn):
+    paths = write_conf(tmp_path, fqdn=fqdn)
+    conf = load_hosted_engine_conf(paths.hosted_engine_conf)
+    options = service.monitor_options(conf, load_agent_conf(paths.agent_conf))
+    assert options.health_url == "http://[2001:db8::7]/ovirt-engine/services/health"
 
 
 def run(root, *arguments, **environment):

@@ -127,6 +127,10 @@ def test_an_unknown_key_lists_the_known_ones(shared: World, verb: str) -> None:
         ("--set-shared-config", "sdUUID", "1-2-3", "--type=he_local"),
         ("--set-shared-config", "spUUID", "00000000-0000-0000-0000-000000000001", "--type=he_local"),
         ("--set-shared-config", "network_test", "telepathy", "--type=he_local"),
+        ("--set-shared-config", "fqdn", "2001:db8:::7", "--type=he_local"),
+        ("--set-shared-config", "fqdn", "[2001:db8::7]", "--type=he_local"),
+        ("--set-shared-config", "fqdn", "fe80::7%eth0", "--type=he_local"),
+        ("--set-shared-config", "fqdn", "192.0.2.256", "--type=he_local"),
         ("--set-shared-config", "network_test", "telepathy", "--type=he_shared"),
         ("--set-shared-config", "network_test", "tcp", "--type=he_local"),
         ("--set-shared-config", "tcp_t_port", "65536", "--type=he_local"),
@@ -222,7 +226,7 @@ def test_restore_without_a_copy(shared: World) -> None:
     assert archive_of(shared).read_bytes() == before
 
 
-@pytest.mark.parametrize("key", ["gateway", "tcp_t_address"])
+@pytest.mark.parametrize("key", ["gateway", "tcp_t_address", "fqdn"])
 @pytest.mark.parametrize("value", ["999.1.1.1", "1.2.3", "::g", "[2001:db8::1]", "1:2", "2001:db8::1::2"])
 def test_what_looks_like_an_address_and_is_none(host: World, key: str, value: str) -> None:
     before = host.paths.hosted_engine_conf.read_bytes()
@@ -235,3 +239,9 @@ def test_what_looks_like_an_address_and_is_none(host: World, key: str, value: st
 def test_addresses_and_names(host: World, value: str) -> None:
     assert run("--set-shared-config", "gateway", value, "--type=he_local").status == 0
     assert f"gateway={value}\n" in host.paths.hosted_engine_conf.read_text()
+
+
+@pytest.mark.parametrize("value", ["2001:db8::7", "192.0.2.7", "engine2.test"])
+def test_the_engine_may_be_an_address(host: World, value: str) -> None:
+    assert run("--set-shared-config", "fqdn", value, "--type=he_local").status == 0
+    assert load_hosted_engine_conf(host.paths.hosted_engine_conf).fqdn == value

@@ -9,6 +9,7 @@ import pytest
 from ovirt_he_ha.broker.protocol import FaultCode, PublishFacts, StorageFacts
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.cli import health_page
+from ovirt_he_ha.config.health import HEALTH_PATH
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import EngineStatus, Health, LockspaceState, Reading, Vm
 from tests.cli.world import UP, World, record, run
@@ -295,9 +296,9 @@ def test_an_engine_with_an_ipv6_address(host: World) -> None:
 
     with Six(("::1", 0), Own) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert health_page.ask(f"http://[::1]:{server.server_address[1]}{health_page.PATH}", seconds=5) == ""
+        assert health_page.ask(f"http://[::1]:{server.server_address[1]}{HEALTH_PATH}", seconds=5) == ""
         server.shutdown()
-    assert Own.asked == health_page.PATH
+    assert Own.asked == HEALTH_PATH
 
 
 @pytest.mark.parametrize("answer", [(200, b"DB Down!"), (200, b""), (200, b"ok\nDB Up"), (503, b"DB Up!")])
@@ -324,7 +325,7 @@ def test_an_address_in_the_place_of_the_engines_name(host: World, monkeypatch: p
         host.configure(fqdn=written)
         assert run("--check-liveliness").status == 0
     hosts = ("[2001:db8::7]", "[2001:db8::7]", "192.0.2.7", "engine.test")
-    assert asked == [f"http://{each}{health_page.PATH}" for each in hosts]
+    assert asked == [f"http://{each}{HEALTH_PATH}" for each in hosts]
 
 
 def test_health_page_not_configured(host: World) -> None:

@@ -105,6 +105,10 @@ class TestHostedEngineConf:
             ("network_test", "arp"),
             ("fqdn", "two words"),
             ("fqdn", "-x"),
+            ("fqdn", "2001:db8::x"),
+            ("fqdn", "fe80::1%eth0"),
+            ("fqdn", "[2001:db8::1"),
+            ("fqdn", "[engine.test]"),
             ("tcp_t_port", "70000"),
             ("gateway", "a b"),
             ("gateway", "-1"),
@@ -118,6 +122,11 @@ class TestHostedEngineConf:
         assert caught.value.key == key
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize("value", ["engine.test", "192.0.2.7", "2001:db8::7", "[2001:db8::7]"])
+    def test_the_engine_has_a_name_or_an_address(self, tmp_path, value):
+        conf = load_hosted_engine_conf(with_keys(tmp_path, fqdn=value))
+        assert conf.fqdn == value.strip("[]")
 
     def test_the_old_layout_is_refused(self, tmp_path):
         with pytest.raises(ConfigError) as caught:
