@@ -1,13 +1,16 @@
 """Running an external command: with a deadline, without a secret in sight, and with its words in the error."""
 
 import os
+import select
 import signal
 import subprocess
 import time
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
-MOST_OUTPUT = 1 << 20  # bytes that are read of what a command says
+from ovirt_he_ha.storage.output import MOST, Output, holders
+
 MOST_TOLD = 600  # characters of it in an error
 KILL_GRACE = 0.5  # wall seconds from SIGKILL until a command counts as hanging in the kernel
 TERM_GRACE = 0.5  # wall seconds that a command has to clean up behind itself
@@ -76,43 +79,86 @@ class Commands:
         be among the arguments, and are struck from what is told of the command in an error."""
         if any(_is_among(argv, secret) for secret in secrets):
             raise SecretOnCommandLine(f"{argv[0]}: a credential is among its arguments")
-        # Files and no pipes: mount.nfs may leave a daemon behind, which would keep a pipe open for ever.
-        out, err = os.memfd_create("out", os.MFD_CLOEXEC), os.memfd_create("err", os.MFD_CLOEXEC)
-        try:
+        with closing(Output()) as out, closing(Output()) as err:
             code, status = self._ended(argv, seconds, out, err)
-            outcome = Outcome(status, _read(out), _read(err))
-        finally:
-            os.close(out)
-            os.close(err)
+            out.take()
+            err.take()
+            outcome = Outcome(status, out.text(), err.text())
+        said = _told(outcome.err, secrets) or _told(outcome.out, secrets)
         if code or outcome.status not in accept:
-            said = _told(outcome.err, secrets) or _told(outcome.out, secrets)
             raise CommandError(code or "failed", shown(argv), outcome.status, said, seconds)
+        if out.is_cut:  # half a report is none
+            said = f"more than {MOST >> 20} MiB of output: {said}"[:MOST_TOLD]
+            raise CommandError("failed", shown(argv), status, said)
         return outcome
 
-    def _ended(self, argv: Sequence[str], seconds: float, out: int, err: int) -> Tuple[str, int]:
+    def _ended(self, argv: Sequence[str], seconds: float, out: Output, err: Output) -> Tuple[str, int]:
         try:
             process = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                stdout=out.writer,
+                stderr=err.writer,
                 env=self._environ,
                 start_new_session=True,
+                # It ignores SIGPIPE, as we do: a mount's helper may leave a daemon behind, which a word to our closed
+                # end would kill otherwise, and the mount with it.
+                restore_signals=False,
                 cwd="/",
             )
         except (FileNotFoundError, PermissionError) as error:
             raise CommandError("absent", argv[0], said=error.strerror or "") from error
+        out.begun()
+        err.begun()
         try:
-            return "", process.wait(max(0.01, seconds))
-        except subprocess.TimeoutExpired:
-            return ("overdue" if _killed(process) else "stuck"), 0
+            if _waited(process, max(0.01, seconds), (out, err)):
+                return "", process.wait()
+            return ("overdue" if _killed(process, (out, err)) else "stuck"), 0
         except BaseException:
-            _killed(process)
+            _killed(process, (out, err))
             raise
 
 
-def _killed(process: "subprocess.Popen[bytes]") -> bool:
-    """The command and its children. False: it is still there."""
+def _waited(process: "subprocess.Popen[bytes]", seconds: float, outputs: Sequence[Output]) -> bool:
+    """Whether it ended in time."""
+    until = time.monotonic() + seconds
+    open_outputs = {each.fileno(): each for each in outputs}
+    with _ending(process) as handle:
+        poll = select.poll()
+        for number in (handle, *open_outputs):
+            poll.register(number, select.POLLIN)
+        left = seconds
+        while left > 0:
+            for number, _ in poll.poll(left * 1000):
+                if number == handle:
+                    return True
+                if not open_outputs[number].take():
+                    poll.unregister(number)
+            left = until - time.monotonic()
+    return False
+
+
+@contextmanager
+def _ending(process: "subprocess.Popen[bytes]") -> Iterator[int]:
+    """A handle that can be read when the process has ended."""
+    handle = os.pidfd_open(process.pid)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _killed(process: "subprocess.Popen[bytes]", outputs: Sequence[Output]) -> bool:
+    """The command and its children; also those of a session of their own that still have its outputs. False: it is
+    still there."""
+    ended = _group_killed(process)
+    for pid in holders(outputs):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return ended
+
+
+def _group_killed(process: "subprocess.Popen[bytes]") -> bool:
     for number, grace in ((signal.SIGTERM, TERM_GRACE), (signal.SIGKILL, KILL_GRACE)):
         try:
             os.killpg(process.pid, number)
@@ -135,10 +181,6 @@ def _is_among(argv: Sequence[str], secret: str) -> bool:
     """As a whole word or value. A short one may be a word of the tool's ("node"), and any one part of a longer word (of
     the target's name): that gives nothing away."""
     return len(secret) >= _SHORTEST and any(word == secret or word.endswith(f"={secret}") for word in argv)
-
-
-def _read(handle: int) -> str:
-    return os.pread(handle, MOST_OUTPUT, 0).decode("utf-8", "replace")
 
 
 def _told(text: str, secrets: Tuple[str, ...]) -> str:
