@@ -44,7 +44,10 @@ class AlreadyOff(LabError):
 
 class HostFailed(LabError):
     def __init__(self, host: LabHost) -> None:
-        super().__init__(f"{host.name} ended while it was started: see {host.directory / 'init.log'}.")
+        path = host.directory / "init.log"
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        last = f" ({lines[-1].strip()})" if lines else ""
+        super().__init__(f"{host.name} ended while it was started{last}: see {path}.")
 
 
 class Powered(NamedTuple):
@@ -145,6 +148,8 @@ class Keeper:
         for host in hosts:
             if host.host_id in self._hosts:
                 raise AlreadyOn(host.name)
+        for host in hosts:
+            network.await_unplugged(host)
         at = time.monotonic()
         for host in hosts:
             self._boot(host)
@@ -152,7 +157,6 @@ class Keeper:
 
     def _boot(self, host: LabHost) -> None:
         host.directory.mkdir(parents=True, exist_ok=True)
-        _await_unplugged(host)
         mounted = MountedView(host)
         try:
             self._start(host, mounted)
@@ -216,17 +220,6 @@ class Keeper:
 
 def _parameters(request: Mapping[str, Any]) -> Dict[str, float]:
     return {"milliseconds": request["milliseconds"]} if request["mode"] == view.SLOW else {}
-
-
-def _await_unplugged(host: LabHost) -> None:
-    """The cables of the last boot vanish with its network namespace, which the kernel clears up some 10 ms after the
-    last process. Raises HostFailed."""
-    ports = {network.port_name(host, number) for number in range(len(network.FABRIC_BRIDGES))}
-    end = time.monotonic() + POWER_OFF_WAIT
-    while ports & {name for _, name in socket.if_nameindex()}:
-        if time.monotonic() > end:
-            raise HostFailed(host)
-        time.sleep(0.005)
 
 
 def _first_child(outer: "subprocess.Popen[bytes]", host: LabHost) -> process.ProcessId:

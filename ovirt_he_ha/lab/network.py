@@ -2,14 +2,21 @@
 
 import ipaddress
 import json
+import logging
+import socket
 import subprocess
+import time
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.lab.layout import BRIDGE, Lab, LabError, LabHost
 
+log = logging.getLogger(__name__)
+
 NETWORKS = ("management", "second")
 FABRIC_BRIDGES = ("mgmt0", "second0")
 DESK = 253  # of the management network
+UNPLUG_ALONE = 1.0  # seconds; then the cables of a last boot are pulled
+UNPLUG_LIMIT = 30.0
 
 
 class NoFreeSubnet(LabError):
@@ -27,6 +34,11 @@ class BadSubnet(LabError):
 class CommandFailed(LabError):
     def __init__(self, argv: Sequence[str], detail: str) -> None:
         super().__init__(f"`{' '.join(argv)}` failed: {detail.strip()}")
+
+
+class StillPlugged(LabError):
+    def __init__(self, name: str, ports: Iterable[str]) -> None:
+        super().__init__(f"{name} is not powered on: its last boot's cables are there still ({', '.join(ports)}).")
 
 
 def run(argv: Sequence[str], stdin: str = "") -> str:
@@ -124,6 +136,33 @@ def plug_commands(host: LabHost, pid: int) -> List[str]:
 def port_name(host: LabHost, network: int) -> str:
     """The switch's end of a host's cable: 0 management, 1 second."""
     return f"{host.name}-{network}"
+
+
+def await_unplugged(host: LabHost) -> None:
+    """The cables of a host's last boot vanish with its network namespace, and the kernel ends those one after the
+    other, also those of others on this machine: some 10 ms after the last process, or seconds. Raises StillPlugged."""
+    ports = {port_name(host, number) for number in range(len(FABRIC_BRIDGES))}
+    begun, pulled = time.monotonic(), False
+    while True:
+        left = ports & {name for _, name in socket.if_nameindex()}
+        if not left:
+            return
+        waited = time.monotonic() - begun
+        if waited > UNPLUG_LIMIT:
+            raise StillPlugged(host.name, left)
+        if waited > UNPLUG_ALONE and not pulled:
+            pulled = True
+            for port in left:
+                _pull(port)
+        time.sleep(0.005)
+
+
+def _pull(port: str) -> None:
+    """With one end of a cable the other goes."""
+    try:
+        run(["ip", "link", "delete", port])
+    except CommandFailed as gone:  # it went in this moment
+        log.info("%s", gone)
 
 
 def host_commands(host: LabHost) -> List[str]:
