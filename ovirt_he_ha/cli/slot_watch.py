@@ -21,6 +21,7 @@ from ovirt_he_ha.storage.volumes import SCANNED
 
 WATCH = 16.0  # wall seconds: every agent publishes each 10 s, and a late one may take half as long again
 PAUSE = 1.0
+FIRST_SECONDS = 2.0  # wall, for one slot: storage that hangs is told of at once
 READ_SECONDS = 30.0  # wall, for the whole of a volume of 8 MB
 MOST_STUCK = 2  # one more would hang at the same place
 SANLOCK_SECONDS = 3.0  # wall: its library waits for the daemon without an end
@@ -34,6 +35,8 @@ def watched(conf: HostedEngineConf) -> Tuple[BrokerSnapshot, Collection[int]]:
         text = f"The broker does not answer, and readers of earlier calls hang at {path}: restore the storage first"
         raise Refusal("storage", text)
     try:
+        with BoundedVolume(path, FIRST_SECONDS) as volume:
+            volume.read_at(0, SLOT_SIZE)
         with BoundedVolume(path, READ_SECONDS + WATCH) as volume:
             slots = _slots(volume.read_at(0, SCANNED))
             alive = _changing(volume, slots)

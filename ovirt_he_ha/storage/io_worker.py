@@ -179,7 +179,7 @@ class IoWorker(BlockIO):
         """The number of the process that does the next access. Raises StorageError."""
         end = time.monotonic() + self._clock.wait_floor(deadline, FLOOR)
         if not self._turn.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise StorageOverdue("overdue", self.path, detail=f"{deadline:g} s, waiting for another access")
+            raise StorageOverdue("overdue", self.path, detail=f"{deadline:.3g} s, waiting for another access")
         try:
             return self._started().popen.pid
         finally:
@@ -222,7 +222,7 @@ class IoWorker(BlockIO):
         path = path or self.path
         end = time.monotonic() + self._clock.wait_floor(deadline, FLOOR)
         if not self._turn.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise StorageOverdue("overdue", path, detail=f"{deadline:g} s, waiting for another access")
+            raise StorageOverdue("overdue", path, detail=f"{deadline:.3g} s, waiting for another access")
         try:
             process = self._started()
             process.writing = offset if operation == WRITE else None
@@ -239,7 +239,7 @@ class IoWorker(BlockIO):
             answer = _receive(process.connection, size, end)
         except TimeoutError:
             self._discard(process)
-            raise StorageOverdue("overdue", path, detail=f"{deadline:g} s") from None
+            raise StorageOverdue("overdue", path, detail=f"{deadline:.3g} s") from None
         except (EOFError, OSError):
             self._discard(process)
             raise StorageError("worker-died", path) from None

@@ -22,6 +22,7 @@ from ovirt_he_ha.core.model import HostLease, LeaseOwner, Reading, ScoreConfig
 from ovirt_he_ha.lease import daemon_status
 from ovirt_he_ha.lease.daemon_status import NoStatus
 from tests.cli.world import UP, World, record, run
+from tests.own_time import OwnTime
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (("version", __version__), ("gen", "4"), ("mig", "1"), ("cpu", "x"), ("mem", "9000"))
@@ -203,6 +204,14 @@ def test_no_third_reader_where_two_hang(volume: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(slot_watch, "stuck_readers", lambda path: 2)
     ran = run("--simulate", "--json")
     assert ran.status == 1 and ran.json["error"]["code"] == "storage"
+
+
+def test_storage_that_hangs_is_told_of_at_once(volume: Path, host: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.hang_storage(monkeypatch)
+    began = OwnTime()
+    ran = run("--simulate", "--json")
+    assert ran.status == 1 and ran.json["error"]["code"] == "storage"
+    assert began.seconds < 3.0 - 0.4  # the interpreter's start and the imports
 
 
 def test_neither_broker_nor_volume(host: World) -> None:

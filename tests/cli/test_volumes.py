@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
@@ -11,12 +13,13 @@ from ovirt_he_ha.cli import volumes
 from ovirt_he_ha.cli.storage import CONNECT_SECONDS
 from ovirt_he_ha.client import shared_config
 from ovirt_he_ha.config.files import HostedEngineConf, load_hosted_engine_conf
-from ovirt_he_ha.storage import connection, inspection
+from ovirt_he_ha.storage import connection, inspection, io_worker
 from ovirt_he_ha.storage.archive import MEMBERS, ArchiveError, build_archive, read_archive
 from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.volumes import LOCKSPACE_USED, MIB, SCANNED, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
 from tests.client.no_lock import NoLock
+from tests.own_time import OwnTime
 from tests.storage.test_inspection import sanlock
 
 pytestmark = pytest.mark.skipif(
@@ -95,6 +98,26 @@ def test_storage_that_hangs(house: House, monkeypatch: pytest.MonkeyPatch) -> No
     for words in (["--check-storage"], ["--create-volume", "--volume=metadata", "--force"]):
         ran = run(*words)
         assert (ran.status, ran.out) == (1, "") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--check-storage"], ["--create-volume", "--volume=metadata"]])
+def test_storage_whose_reader_cannot_be_killed(house: House, words: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 3 s, of which the interpreter's start and the imports take 0.4; and the bounds themselves, which a busy
+    machine does not hide."""
+    assert volumes.LOOK_SECONDS + io_worker.KILL_GRACE <= 3.0 - 0.4
+    house.host.hang_storage(monkeypatch)
+    left: List[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(io_worker.subprocess.Popen, "kill", lambda process: left.append(process))
+    began = OwnTime()
+    try:
+        ran = run(*words)
+        assert (ran.status, ran.out) == (1, "") and ran.err.count("\n") == 1
+        assert began.seconds < 3.0 - 0.4
+        assert left
+    finally:
+        for process in left:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
 
 @pytest.mark.parametrize("role", ["metadata", "lockspace", "configuration"])
