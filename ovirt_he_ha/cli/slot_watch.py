@@ -35,9 +35,8 @@ def watched(conf: HostedEngineConf) -> Tuple[BrokerSnapshot, Collection[int]]:
         text = f"The broker does not answer, and readers of earlier calls hang at {path}: restore the storage first"
         raise Refusal("storage", text)
     try:
-        with BoundedVolume(path, FIRST_SECONDS) as volume:
-            volume.read_at(0, SLOT_SIZE)
         with BoundedVolume(path, READ_SECONDS + WATCH) as volume:
+            BoundedVolume(path, FIRST_SECONDS).read_at(0, SLOT_SIZE)  # by the same process
             slots = _slots(volume.read_at(0, SCANNED))
             alive = _changing(volume, slots)
     except StorageError as error:
