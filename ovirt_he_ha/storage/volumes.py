@@ -5,8 +5,10 @@ Layout, the one that oVirt uses for file domains: ``<storage>/<sdUUID>/dom_md/{m
 """
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
@@ -14,8 +16,9 @@ from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
 from ovirt_he_ha.config.files import HostedEngineConf
 from ovirt_he_ha.config.text import atomic_write
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE
+from ovirt_he_ha.storage.content import first_content
 from ovirt_he_ha.storage.errors import DomainProblem
-from ovirt_he_ha.storage.io_process import IoFailure, VolumeLook, look
+from ovirt_he_ha.storage.io_process import BLKROGET, IoFailure, VolumeLook, look
 from ovirt_he_ha.storage.signature import EXAMINED, UNKNOWN, ZEROS, signature
 
 MIB = 1 << 20
@@ -218,6 +221,12 @@ def _opened(path: str, force: bool) -> Tuple[int, bool]:
     if not (stat.S_ISBLK(mode) if in_dev else stat.S_ISREG(mode)):
         os.close(handle)
         raise _in_use(path) if not force else DomainProblem("not-a-volume", path, "a file or a block device", "")
+    if in_dev:
+        try:
+            _refuse_read_only(handle, path)
+        except BaseException:
+            os.close(handle)
+            raise
     return handle, False
 
 
@@ -256,8 +265,9 @@ def _zero(handle: int, count: int) -> None:
 
 
 def refuse_used(path: str, examined: int) -> None:
-    """Raises DomainProblem ``in-use`` if ``path`` is something else than a file or a device of zeros (in its first
-    ``examined`` bytes), and what ``create_volume`` raises if it cannot be read."""
+    """Raises DomainProblem ``in-use`` if ``path`` is something else than a file or a device of zeros (all of its first
+    ``examined`` bytes, and samples of the others: see ``first_content``), and what ``create_volume`` raises if it
+    cannot be read."""
     in_dev = path.startswith("/dev/")
     try:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if in_dev else os.O_NOFOLLOW)
@@ -278,15 +288,19 @@ def refuse_used(path: str, examined: int) -> None:
 
 
 def _refuse_content(handle: int, path: str, examined: int) -> None:
-    done = 0
-    while done < examined:
-        part = os.pread(handle, min(MIB, examined - done), done)
-        if not part:
-            return
-        if part.count(0) != len(part):
-            found = signature(os.pread(handle, EXAMINED, 0))
-            raise _in_use(path, f"it holds something ({found}): " if found.kind not in (ZEROS, UNKNOWN) else "")
-        done += len(part)
+    offset = first_content(handle, examined)
+    if offset is None:
+        return
+    found = signature(os.pread(handle, EXAMINED, 0))
+    what = f"something ({found})" if found.kind not in (ZEROS, UNKNOWN) else f"something at byte {offset}"
+    raise _in_use(path, f"it holds {what}: ")
+
+
+def _refuse_read_only(handle: int, path: str) -> None:
+    """Most such devices can be opened for writing, and say EPERM to the write."""
+    if struct.unpack("i", fcntl.ioctl(handle, BLKROGET, bytes(4)))[0]:
+        todo = f"look for path errors in the kernel log and at the storage's export; then blockdev --setrw {path}"
+        raise DomainProblem("read-only", path, "a device that can be written to", todo)
 
 
 def _in_use(path: str, found: str = "") -> DomainProblem:

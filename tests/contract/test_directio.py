@@ -118,6 +118,10 @@ def test_a_read_only_device(tmp_path):
         with pytest.raises(DomainProblem) as problem:
             check_volume(device, SIZE, 512)
         assert problem.value.code == "read-only"
+        for force in (False, True):
+            with pytest.raises(DomainProblem) as problem:
+                create_volume(device, SIZE, None, force)
+            assert problem.value.code == "read-only" and "--setrw" in problem.value.what_to_do
     finally:
         worker.close(2)
         subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
