@@ -159,6 +159,16 @@ def test_what_to_type_on_the_host_that_has_the_vm(cluster: Cluster) -> None:
     assert typed[1] == "--cluster-stop" and set(typed[2:]) == {"--reason=power's out", "--force", "--wait=600"}
 
 
+def test_any_host_does_the_rest_when_the_guest_was_shut_down_from_within(cluster: Cluster) -> None:
+    cluster.runs_on(2)
+    assert run("--cluster-stop", "--json").json["error"]["code"] == "not-here"
+    assert run("--set-maintenance", "--mode=global", "--wait=5").status == 0
+    cluster.ends()
+    cluster.shows("GlobalMaintenance")
+    ran = run("--cluster-stop", "--json")
+    assert ran.status == 0 and ran.json["state"] == "stopped" and cluster.asked == []
+
+
 def test_a_dead_owner_does_not_keep_it_from_stopping(cluster: Cluster) -> None:
     cluster.runs_on(2)
     cluster.world.alive = [1, 3]
