@@ -205,7 +205,7 @@ class _Start:
         return self._without(("lockspace", "whiteboard"), snapshot, hosts, "both lockspaces are joined"), held
 
     def _without(self, codes: Union[str, Tuple[str, ...]], snapshot: BrokerSnapshot, hosts: Hosts, well: str) -> str:
-        problems = local_problems(snapshot, self._conf.host_id, hosts.alive)
+        problems = local_problems(snapshot, self._conf.host_id, hosts.alive, self._paths)
         return "; ".join(each.text for each in problems if each.code.startswith(codes)) or well
 
     def _present(self, snapshot: BrokerSnapshot, hosts: Hosts) -> Tuple[str, bool]:

@@ -95,7 +95,7 @@ def _why_not_fetched(paths: HostPaths, conf: HostedEngineConf) -> str:
     try:
         with link_to_broker(paths, LOOK_SECONDS) as link:
             snapshot, alive = look(link)
-            problems = local_problems(snapshot, conf.host_id, alive)
+            problems = local_problems(snapshot, conf.host_id, alive, paths)
     except BrokerError as error:
         return f"Are ovirt-ha-broker and ovirt-ha-agent running? ({error})"
     if any(problem.code == "agent" for problem in problems):

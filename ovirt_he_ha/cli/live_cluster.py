@@ -29,7 +29,7 @@ def snapshot_of(paths: HostPaths, conf: HostedEngineConf) -> Dict[str, Any]:
     """Raises Refusal: no host publishes anything, or the storage cannot be read."""
     try:
         facts, alive = _from_the_broker(paths)
-        problems = [problem.text for problem in local_problems(facts, conf.host_id, alive)]
+        problems = [problem.text for problem in local_problems(facts, conf.host_id, alive, paths)]
         source, known = "broker", conf.host_id in alive  # this host's agent says who is alive, if it runs
     except (BrokerError, _NotRead) as error:
         from ovirt_he_ha.cli.slot_watch import watched

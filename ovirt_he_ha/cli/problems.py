@@ -3,7 +3,11 @@
 from typing import Collection, Iterator, List, NamedTuple
 
 from ovirt_he_ha.client.link import BrokerSnapshot
+from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import LockspaceState, Reading
+from ovirt_he_ha.storage.refusal import Refusal
+
+_NOT_HELD = "lockspace-not-held"
 
 
 class Problem(NamedTuple):
@@ -22,12 +26,14 @@ _LOCKSPACE = {
 }
 
 
-def local_problems(snapshot: BrokerSnapshot, host_id: int, alive: Collection[int]) -> List[Problem]:
-    """Empty when all is well. ``alive``: the ids that the agent reports as live."""
+def local_problems(snapshot: BrokerSnapshot, host_id: int, alive: Collection[int], paths: HostPaths) -> List[Problem]:
+    """Empty when all is well. ``alive``: the ids that the agent reports as live. ``paths``: where the connection of the
+    storage says that a copy of the domain must not be joined."""
+    lockspaces = snapshot.leases
     return [
         *_storage(snapshot),
-        *_lockspace("lockspace", "The storage domain's lockspace", snapshot.leases.lockspace, host_id),
-        *_lockspace("whiteboard", "The lockspace hosted-engine", snapshot.leases.whiteboard, host_id),
+        *_refused(paths, _lockspace("lockspace", "The storage domain's lockspace", lockspaces.lockspace, host_id)),
+        *_lockspace("whiteboard", "The lockspace hosted-engine", lockspaces.whiteboard, host_id),
         *_publishing(snapshot),
         *_engine(snapshot),
         *_agent(host_id, alive),
@@ -48,6 +54,13 @@ def _lockspace(code: str, name: str, reading: "Reading[LockspaceState]", host_id
         yield Problem(f"{code}-unknown", f"{name}: its state is not known ({reading.unknown or 'unknown'})")
     elif state is not LockspaceState.HELD:
         yield Problem(f"{code}-{state.value}", f"{name} {_LOCKSPACE[state].format(id=host_id)}")
+
+
+def _refused(paths: HostPaths, found: Iterator[Problem]) -> Iterator[Problem]:
+    """It stays so until somebody connects the storage again: no daemon does, and the unit that does has ended well."""
+    for problem in found:
+        why = Refusal(paths.storage_refusal).why() if problem.code == _NOT_HELD else ""
+        yield problem._replace(text=f"{problem.text}: {why}") if why else problem
 
 
 def _publishing(snapshot: BrokerSnapshot) -> Iterator[Problem]:

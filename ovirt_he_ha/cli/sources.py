@@ -71,12 +71,12 @@ def gather(paths: HostPaths, conf: HostedEngineConf, link: Optional[BrokerLink] 
         own.deadline = kept
         if link is None:
             own.close()
-    return _by_broker(conf, snapshot, alive)
+    return _by_broker(paths, conf, snapshot, alive)
 
 
-def _by_broker(conf: HostedEngineConf, snapshot: BrokerSnapshot, alive: Tuple[int, ...]) -> View:
+def _by_broker(paths: HostPaths, conf: HostedEngineConf, snapshot: BrokerSnapshot, alive: Tuple[int, ...]) -> View:
     hosts = read_hosts(snapshot, alive)
-    problems = [*local_problems(snapshot, conf.host_id, alive), *_flag_problem(hosts)]
+    problems = [*local_problems(snapshot, conf.host_id, alive, paths), *_flag_problem(hosts)]
     return View(
         hosts,
         problems,

@@ -130,7 +130,8 @@ class Membership:
     def begin_join(self, target: int) -> bool:
         """Whether sanlock is to be asked now."""
         if not self._may_join():
-            self._say(LockspaceState.NOT_HELD, "an engine VM runs here that this sanlock does not guard: not joined")
+            why = "an engine VM runs here that this sanlock does not guard, or this copy of the domain is refused"
+            self._say(LockspaceState.NOT_HELD, f"not joined: {why}")
             return False
         with self._lock:
             if self._target != target:

@@ -14,8 +14,8 @@ CODES = frozenset({"another-copy", "older-copy", "lockspace", "lease"})
 # From the moment in which it becomes reachable until it was verified, also if that never comes to an end: the broker
 # looks for the storage every few seconds, and a verification takes as long as the storage does.
 UNVERIFIED = (
-    "the storage was connected, and whether it is the right copy of the domain was not verified yet: see systemctl "
-    "status ovirt-ha-storage, or run hosted-engine --connect-storage as root"
+    "the storage was connected, and whether it is the right copy of the domain was not verified yet: unless that goes "
+    "on just now (systemctl status ovirt-ha-storage), it was interrupted: run hosted-engine --connect-storage as root"
 )
 
 

@@ -10,8 +10,10 @@ from ovirt_he_ha.broker.protocol import FaultCode, PublishFacts, StorageFacts
 from ovirt_he_ha.broker.rpc import Fault
 from ovirt_he_ha.cli import health_page
 from ovirt_he_ha.config.health import HEALTH_PATH
+from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import EngineStatus, Health, LockspaceState, Reading, Vm
+from ovirt_he_ha.storage.refusal import UNVERIFIED, Refusal
 from tests.cli.world import UP, World, record, run
 
 KEYS = [
@@ -144,6 +146,21 @@ def test_problems_of_this_host_are_named(world: World, change: dict, code: str) 
     world.facts = replace(world.facts, **change)
     assert [problem["code"] for problem in run("--vm-status", "--json").json["1"]["problems"]] == [code]
     assert "(id: 1) has problems:" in run("--vm-status").out
+
+
+def test_an_interrupted_connection_is_told_with_the_way_on(world: World) -> None:
+    """Nobody connects the storage again by himself: the broker may not, and the unit has done its work."""
+    world.publish(record(1))
+    refusal = HostPaths.from_env().storage_refusal
+    Refusal(refusal).note(UNVERIFIED)
+    assert "--connect-storage" not in run("--vm-status").out  # the lockspace is held all the same
+    world.leases(lockspace=Reading.of(LockspaceState.NOT_HELD))
+    assert "hosted-engine --connect-storage" in run("--vm-status").out
+    assert "hosted-engine --connect-storage" in run("--why").err
+    (problem,) = run("--vm-status", "--json").json["1"]["problems"]
+    assert problem["code"] == "lockspace-not-held" and UNVERIFIED in problem["text"]
+    Refusal(refusal).clear()
+    assert "--connect-storage" not in run("--vm-status").out
 
 
 @pytest.mark.parametrize("state", [state for state in LockspaceState if state is not LockspaceState.HELD])
