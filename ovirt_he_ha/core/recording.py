@@ -33,6 +33,8 @@ from ovirt_he_ha.core.timers import Timers
 
 T = TypeVar("T")
 
+_LATEST = 1e15  # seconds; whatever a clock may say, and still a sum that has milliseconds
+
 _NO_SLOTS: Mapping[int, Slot] = MappingProxyType({})
 
 
@@ -254,6 +256,9 @@ def read(data: bytes) -> Iterator[Union[RecordedCycle, Damage]]:
         except ShapeError as error:
             decoder = None
             yield Damage(chunk.offset, f"{error.field} to be {error.expected}", error.found, chunk.size)
+        except (TypeError, AttributeError) as error:  # a value of another type than its field has: no agent wrote that
+            decoder = None
+            yield Damage(chunk.offset, "the values of a cycle", f"{type(error).__name__}: {error}", chunk.size)
 
 
 class Decoder:
@@ -271,7 +276,7 @@ class Decoder:
         if self._before is None and "key" not in document:
             raise ShapeError("key", "a document that stands by itself", document)
         self._read_slots(document.get("x", {}))
-        snapshot = self._snapshot(document)
+        snapshot = _timed(self._snapshot(document))
         decision = self._decision(document, snapshot)
         published = document.get("b")
         self._before = RecordedCycle(
@@ -333,7 +338,7 @@ class Decoder:
         after = dict(before)
         for host_id in ids:
             record = snapshot.slots.get(host_id) if isinstance(host_id, int) else None
-            if host_id not in before or not isinstance(record, Record) or snapshot.slots_age is None:
+            if not isinstance(record, Record) or host_id not in before or snapshot.slots_age is None:
                 raise ShapeError("p", "hosts with a slot that was seen before", ids)
             after[host_id] = before[host_id].followed_by(_token(record), snapshot.now - snapshot.slots_age)
         return MappingProxyType(after)
@@ -364,6 +369,15 @@ class Decoder:
         except ValueError as error:
             raise ShapeError(place, "a slot", str(error)) from None
         return _Read(None, None, self._shapes.slot.value(change, place))
+
+
+def _timed(snapshot: Snapshot) -> Snapshot:
+    """Whoever reads a cycle adds its times up, and asks when it was. Raises ShapeError."""
+    ages = () if snapshot.slots_age is None else (("slots_age", snapshot.slots_age),)
+    for name, value in (("now", snapshot.now), ("wall_offset", snapshot.wall_offset), *ages):
+        if not isinstance(value, (int, float)) or not abs(value) <= _LATEST:
+            raise ShapeError(f"snapshot.{name}", "seconds", value)
+    return snapshot
 
 
 class _Read(NamedTuple):

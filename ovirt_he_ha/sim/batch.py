@@ -1,7 +1,6 @@
 """Scenarios run one after another, or in several processes; what is told of each does not depend on how many there
 are."""
 
-import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -10,7 +9,7 @@ from ovirt_he_ha.sim.announcements import Announcements
 from ovirt_he_ha.sim.clock import stamp
 from ovirt_he_ha.sim.coverage import Coverage
 from ovirt_he_ha.sim.recordings import recording_to
-from ovirt_he_ha.sim.run import laboratory, run, settle
+from ovirt_he_ha.sim.run import laboratory, run, workers
 from ovirt_he_ha.sim.scenario import Scenario
 from ovirt_he_ha.sim.world import World
 
@@ -48,7 +47,7 @@ def reports(orders: Sequence[Order], jobs: int) -> Iterator[Report]:
         with laboratory():
             yield from map(report, orders)
         return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(orders)), settle) as pool:
+    with workers(min(jobs, len(orders))) as pool:
         # The longest are begun first, so that none of them runs alone at the end.
         begun = sorted(range(len(orders)), key=lambda index: -orders[index].cost)
         answers = {index: pool.apply_async(report, (orders[index],)) for index in begun}

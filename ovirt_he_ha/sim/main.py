@@ -1,6 +1,7 @@
 """he-sim: the simulated cluster's command line."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,22 +18,51 @@ from ovirt_he_ha.sim.scenario import FILE, ScenarioError, load
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
 SCENARIOS = Path("tests/scenarios")
 WHAT_IF = "what-if"
 
 
 def main(argv: Optional[List[str]] = None) -> int:
+    """Exit status: 0, 1 (failed, or standard output cannot be written), 2 (malformed input), 130 (Ctrl-C)."""
     words = sys.argv[1:] if argv is None else argv
+    _open_what_is_closed()
     try:
-        if words[:1] == [WHAT_IF]:
-            return what_if_command.main(words[1:])
-        arguments = _parse(words)
-        return int(arguments.command(arguments))
+        status = _run_command(words)
+        sys.stdout.flush()
+        return status
     except ScenarioError as problem:
         sys.stderr.write(f"he-sim: {problem}\n")
         return EXIT_INPUT
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read our output has gone (a pager, head)
+        _drop_output()
         return EXIT_FAILED
+    except OSError as error:  # what cannot be read, or recorded, is named as a ScenarioError
+        _drop_output()
+        sys.stderr.write(f"he-sim: {error}\n")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("\nhe-sim: interrupted\n")
+        return EXIT_INTERRUPTED
+
+
+def _run_command(words: List[str]) -> int:
+    if words[:1] == [WHAT_IF]:
+        return what_if_command.main(words[1:])
+    arguments = _parse(words)
+    return int(arguments.command(arguments))
+
+
+def _open_what_is_closed() -> None:
+    """Whoever started us may have closed one of the three; what is printed there is lost, and the work is done."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
+
+
+def _drop_output() -> None:
+    """What is left in the buffer would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _parse(argv: List[str]) -> argparse.Namespace:
@@ -69,11 +99,18 @@ def folders(paths: List[str], everything: bool) -> List[Path]:
         raise ScenarioError("he-sim run", "PATH", "a scenario's folder, or --all", None)
     found: List[Path] = []
     for path in asked:
-        inside = [path] if (path / FILE).exists() else sorted(each.parent for each in path.glob(f"*/{FILE}"))
+        inside = [path] if os.path.exists(path / FILE) else _inside(path)
         if not inside:
             raise ScenarioError(path, "the folder", f"{FILE}, or folders that hold one", None)
         found += inside
     return list(dict.fromkeys(found))
+
+
+def _inside(path: Path) -> List[Path]:
+    try:
+        return sorted(each.parent for each in path.glob(f"*/{FILE}"))
+    except OSError as error:
+        raise ScenarioError(path, "the folder", "a folder that can be read", error.strerror) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -88,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
         virtual += report.virtual
         failed += not report.passed
         covered.add(report.seen)
-        print("\n".join(report.lines))
+        print("\n".join(report.lines), flush=True)
     wall = time.perf_counter() - began
     if arguments.coverage:
         print("\n".join(covered.lines()))

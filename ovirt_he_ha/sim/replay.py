@@ -52,13 +52,13 @@ def _shown(value: Any) -> str:
 
 def differences(cycle: RecordedCycle, timers: Optional[Timers] = None, policy: Decide = decide) -> List[Difference]:
     """What ``policy`` decides otherwise than was recorded; ``timers``: instead of the recorded ones. An exception of
-    the policy is a difference too."""
+    the policy is a difference too, or of what would be published."""
     try:
         decision = policy(cycle.snapshot, cycle.timers if timers is None else timers)
+        published = published_crc(cycle.snapshot, decision)
     except Exception as error:  # a policy that raises is a finding, not the end of the replay
         return [Difference("exception", _NOTHING, f"{type(error).__name__}: {error}")]
     found = _fields(cycle.decision, decision)
-    published = published_crc(cycle.snapshot, decision)
     if not found and published != cycle.published:
         found.append(Difference("published bytes (CRC-32)", cycle.published, published))
     return found
@@ -266,7 +266,7 @@ def _essence(cycle: RecordedCycle) -> Tuple[object, ...]:
         _vm(cycle),
         None if decision.fence is None else decision.fence.reason,
         cycle.snapshot.report,
-        tuple(sorted({why.code for why in decision.reasons})),
+        frozenset(why.code for why in decision.reasons),
     )
 
 
@@ -275,7 +275,10 @@ def _vm(cycle: RecordedCycle) -> str:
     if engine.value is None:
         return f"unknown ({engine.unknown})"
     status = engine.value.status
-    return f"{status.vm.value}/{status.health.value}/{status.detail}"
+    try:
+        return f"{status.vm.value}/{status.health.value}/{status.detail}"
+    except AttributeError:  # as below
+        return "?"
 
 
 def _done(cycle: RecordedCycle) -> List[str]:
@@ -293,14 +296,18 @@ def _done(cycle: RecordedCycle) -> List[str]:
 
 def _entry(report: _Report, cycle: RecordedCycle) -> None:
     decision = cycle.decision
-    why = [reasons.describe(each) for each in decision.reasons]
-    ahead = [reasons.describe_countdown(each, cycle.snapshot.now) for each in decision.countdowns]
+    try:
+        done = _done(cycle)
+        why = [reasons.describe(each) for each in decision.reasons]
+        ahead = [reasons.describe_countdown(each, cycle.snapshot.now) for each in decision.countdowns]
+    except (TypeError, ValueError, AttributeError) as error:  # what no agent of ours records, and a checksum that fits
+        done, why, ahead = [], [f"cannot be told: {type(error).__name__}: {error}"], []
     if report.json:
-        entry = {"score": decision.score.score, "vm": _vm(cycle), "done": _done(cycle)}
+        entry = {"score": decision.score.score, "vm": _vm(cycle), "done": done}
         report.struct(**report.head(cycle), **entry, reasons=why, countdowns=ahead)
         return
     report.line(f"{report.when(cycle)}  {decision.state.value}  score {decision.score.score}  vm {_vm(cycle)}")
-    for each in [*_done(cycle), *why, *ahead]:
+    for each in [*done, *why, *ahead]:
         report.line(f"    {each}")
 
 

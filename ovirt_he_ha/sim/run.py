@@ -1,10 +1,13 @@
 """One scenario, run: the world it ends in, and everything that is wrong with it."""
 
 import gc
+import multiprocessing
 import os
+import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from typing import Callable, ContextManager, Iterator, List, Optional
 
 from ovirt_he_ha.sim.faults import schedule
@@ -60,6 +63,19 @@ def settle() -> None:
 
 
 _settled: List[ContextManager[None]] = []
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Pool]:
+    """So many processes, each with a laboratory. Ctrl-C in a terminal reaches all of them, also while they are still
+    being imported: they leave it to this one."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits that
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(jobs, settle)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pool:
+        yield pool
 
 
 def run(scenario: Scenario, seed: Optional[int] = None, tweak: Tweak = lambda world: None) -> Result:

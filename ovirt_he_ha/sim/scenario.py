@@ -1,6 +1,8 @@
 """A story of one cluster, as data: a folder with a README, and ``scenario.json`` with cluster, faults, expectation."""
 
 import json
+import os
+import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
@@ -16,6 +18,8 @@ from ovirt_he_ha.sim.world import ClusterSpec
 FILE = "scenario.json"
 README = "README"
 MOST_HOSTS = 250
+LARGEST = 16 << 20  # bytes of a file
+_LONGEST_PLACE = 80  # characters of it that are shown
 LONGEST = 1e6
 _ = (fault_kinds, healing, sabotage, upstream_faults)  # the kinds are in its tables
 
@@ -25,7 +29,21 @@ class ScenarioError(Exception):
 
     def __init__(self, file: Union[str, Path], place: str, expected: str, found: object) -> None:
         shown = json.dumps(found, sort_keys=True, default=str)
-        super().__init__(f"{file}: {place}: expected {expected}, found {shown if len(shown) <= 60 else shown[:57]}")
+        shown = shown if len(shown) <= 60 else shown[:57]
+        super().__init__(f"{_one_line(str(file))}: {_short(_one_line(place))}: expected {expected}, found {shown}")
+
+
+def _one_line(text: str) -> str:
+    """Names of files and keys may hold anything: none of it makes a second line, or steers a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _short(place: str) -> str:
+    return place if len(place) <= _LONGEST_PLACE else place[:_LONGEST_PLACE] + "..."
+
+
+class _Twice(ValueError):
+    """A key that an object has twice: one of the two would be lost without a word."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +119,40 @@ def load(folder: Union[str, Path]) -> Scenario:
         raise ScenarioError(readme, "the file", "a text that says what the scenario shows", None) from None
     if not about:
         raise ScenarioError(readme, "line 1", "what the scenario shows", "")
+    return parse(path.name, about, document_of(file, contents(file)), file)
+
+
+def contents(file: Union[str, Path]) -> bytes:
+    """Raises ScenarioError for what cannot be read, is no file (a pipe would never end), or is larger than any."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST:
+                return stream.read(LARGEST)
     except OSError as error:
         raise ScenarioError(file, "the file", "a readable file", error.strerror) from None
+    found = f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "something else"
+    raise ScenarioError(file, "the file", f"a file of at most {LARGEST} bytes", found)
+
+
+def document_of(file: Union[str, Path], data: bytes) -> object:
+    """The JSON of that file. Raises ScenarioError."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_object)
+    except _Twice as error:
+        raise ScenarioError(file, str(error), "each key of an object once", "twice") from None
     except (ValueError, RecursionError) as error:
         raise ScenarioError(file, "the file", "JSON", str(error)) from None
-    return parse(path.name, about, document, file)
+
+
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key)
+        found[key] = value
+    return found
 
 
 def parse(name: str, about: str, document: object, file: Union[str, Path] = FILE) -> Scenario:
@@ -115,13 +160,15 @@ def parse(name: str, about: str, document: object, file: Union[str, Path] = FILE
     keys = ("seed", "length", "cluster", "faults", "expect", "progress")
     root = Reader(file, "", document, keys)
     cluster = _cluster(root)
+    length = root.number("length", 1, LONGEST)
+    faults, expected = root.objects("faults"), root.objects("expect")
     return Scenario(
         name=name,
         about=about,
         cluster=cluster,
-        faults=tuple(_fault(root, index, each, cluster.hosts) for index, each in enumerate(root.objects("faults"))),
-        expect=tuple(_expect(root, index, each, cluster.hosts) for index, each in enumerate(root.objects("expect"))),
-        length=root.number("length", 1, LONGEST),
+        faults=tuple(_fault(root, index, each, cluster.hosts, length) for index, each in enumerate(faults)),
+        expect=tuple(_expect(root, index, each, cluster.hosts, length) for index, each in enumerate(expected)),
+        length=length,
         seed=root.whole("seed", 0, 1 << 62, 0),
         progress=root.flag("progress", True),
     )
@@ -166,8 +213,9 @@ def _cluster(root: Reader) -> ClusterSpec:
     if not isinstance(each, dict):
         raise reader.refuse("each", "an object: host number to what is different there")
     specs: Dict[int, Mapping[str, Any]] = {}
+    numbers = {str(number) for number in range(1, hosts + 1)}  # "01" and "1" would be the same host
     for key in sorted(each):
-        if not key.isdigit() or not 1 <= int(key) <= hosts:
+        if key not in numbers:
             raise ScenarioError(root.file, f"cluster.each.{key}", f"a host number from 1 to {hosts}", key)
         specs[int(key)] = _host(root, f"cluster.each.{key}", each[key])
     plain = ClusterSpec()
@@ -223,7 +271,8 @@ def _conditions(root: Reader, place: str, value: object) -> Mapping[str, Any]:
     return found
 
 
-def _fault(root: Reader, index: int, value: object, hosts: int) -> Fault:
+def _fault(root: Reader, index: int, value: object, hosts: int, length: float) -> Fault:
+    """One that begins after the end would say nothing, and look as if it did."""
     reader = Reader(root.file, f"faults[{index}]", value, ("at", "kind", "host", "for", "with"))
     name = reader.word("kind", tuple(sorted(KINDS)))
     found = KINDS[name]
@@ -231,7 +280,7 @@ def _fault(root: Reader, index: int, value: object, hosts: int) -> Fault:
         raise reader.refuse("for", f"nothing: {name} has no duration")
     given = Reader(root.file, reader.at("with"), reader.values.get("with", {}), tuple(found.parameters))
     return Fault(
-        at=reader.number("at", 0, LONGEST),
+        at=reader.number("at", 0, length),
         kind=name,
         host=_fault_host(reader, hosts),
         seconds=reader.number("for", 0, LONGEST) if "for" in reader.values else None,
@@ -254,7 +303,7 @@ def _parameter(reader: Reader, key: str, parameter: Parameter) -> Any:
     return reader.number(key, parameter.low, parameter.high)
 
 
-def _expect(root: Reader, index: int, value: object, hosts: int) -> Expectation:
+def _expect(root: Reader, index: int, value: object, hosts: int, length: float) -> Expectation:
     place = f"expect[{index}]"
     what = value.get("what") if isinstance(value, dict) else None
     if not isinstance(what, str) or what not in EXPECTATIONS:
@@ -264,7 +313,8 @@ def _expect(root: Reader, index: int, value: object, hosts: int) -> Expectation:
     found = {}
     for key, field in template.items():
         if key in reader.values:
-            found[key] = _expected_value(reader, key, field, hosts)
+            longest = length if key in _WITHIN else LONGEST
+            found[key] = _expected_value(reader, key, field, hosts, longest)
         elif field.needed:
             raise reader.refuse(key, f"a {field.kind}")
     if what == "back" and ("seconds" in found) == ("bound" in found):
@@ -272,9 +322,16 @@ def _expect(root: Reader, index: int, value: object, hosts: int) -> Expectation:
     return Expectation(what, found)
 
 
-def _expected_value(reader: Reader, key: str, field: Field, hosts: int) -> Any:
+_WITHIN = (
+    "at",
+    "after",
+    "until",
+)  # moments of the run: what is expected of a time that never comes would always be met
+
+
+def _expected_value(reader: Reader, key: str, field: Field, hosts: int, longest: float) -> Any:
     if field.kind == "number":
-        return reader.number(key, 0, LONGEST)
+        return reader.number(key, 0, longest)
     if field.kind == "host":
         return reader.whole(key, 1, hosts)
     if field.kind == "word":

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Iterator, List, Optional, Tuple
 from ovirt_he_ha.sim import chance
 from ovirt_he_ha.sim.coverage import UNIVERSE, Coverage
 from ovirt_he_ha.sim.options import MOST_JOBS, MOST_SEED, whole
-from ovirt_he_ha.sim.run import laboratory, settle
+from ovirt_he_ha.sim.run import laboratory, workers
 from ovirt_he_ha.sim.scenario import FILE, README, Scenario, ScenarioError, document
 from ovirt_he_ha.sim.shrink import MOST_RUNS, Shrinker
 from ovirt_he_ha.sim.trial import Outcome, attempt
@@ -86,7 +85,7 @@ def answers(orders: List[Order], jobs: int) -> Iterator[Answer]:
         with laboratory():
             yield from map(answer, orders)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, settle) as pool:
+    with workers(jobs) as pool:
         yield from pool.imap(answer, orders, chunksize=1)
 
 

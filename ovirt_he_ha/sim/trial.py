@@ -64,13 +64,14 @@ def attempt(scenario: Scenario, complete: bool = False) -> Outcome:
 
 
 def shown(scenario: Scenario, outcome: Outcome) -> Scenario:
-    """The scenario that ends soon after what went wrong."""
+    """The scenario that ends soon after what went wrong; later faults had no part in it."""
     if not outcome.violations:
         return scenario
     first = outcome.violations[0]
     length = float(first.at // SECOND + 2)
     missed = Expectation("healthy", {"at": length - 1.0})
-    return replace(scenario, length=length, expect=(missed,) if first.rule == "progress" else ())
+    faults = tuple(fault for fault in scenario.faults if fault.at < length)
+    return replace(scenario, faults=faults, length=length, expect=(missed,) if first.rule == "progress" else ())
 
 
 def _run(world: World, length: float) -> None:

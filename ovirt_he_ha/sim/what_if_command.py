@@ -7,7 +7,7 @@ from typing import List
 
 from ovirt_he_ha.config.what_if import OPTIONS, Question, QuestionError, read
 from ovirt_he_ha.sim import live
-from ovirt_he_ha.sim.scenario import ScenarioError
+from ovirt_he_ha.sim.scenario import LARGEST, ScenarioError, document_of
 from ovirt_he_ha.sim.what_if import WhatIfError, ask
 from ovirt_he_ha.sim.what_if_report import document, text
 
@@ -16,7 +16,6 @@ EXIT_OK = 0
 EXIT_INPUT = 2
 EXIT_AWAY = 3  # the engine does not come back in some run, or a rule was broken
 STDIN = "-"
-_LONGEST = 16 << 20  # bytes: 250 hosts take 0.2 MB
 
 
 def usage() -> str:
@@ -56,12 +55,10 @@ def _document(file: str) -> object:
     name = "standard input" if file == STDIN else file
     try:
         if file == STDIN:
-            data = sys.stdin.buffer.read(_LONGEST)
+            data = sys.stdin.buffer.read(LARGEST)
         else:
-            with Path(file).open("rb") as stream:
-                data = stream.read(_LONGEST)
-        return json.loads(data.decode("utf-8"))
+            with Path(file).open("rb") as stream:  # a pipe is good, too
+                data = stream.read(LARGEST)
     except OSError as error:
         raise ScenarioError(name, "the file", "a readable file", error.strerror) from None
-    except (ValueError, RecursionError) as error:
-        raise ScenarioError(name, "the file", "JSON", str(error)) from None
+    return document_of(name, data)

@@ -526,3 +526,25 @@ def test_the_first_document_must_stand_by_itself():
     encoder.key(0, snapshot, decide(snapshot), T, {})
     (damage,) = recording.read(documents(encoder.following(1, snapshot, decide(snapshot), {})))
     assert isinstance(damage, Damage)
+
+
+def test_a_value_that_is_none_of_its_field_is_damage():
+    """A null among what was seen of the hosts, which the shapes let pass."""
+    key = good_key()
+    key["c"][0]["seen"] = {"2": None}
+    (damage,) = recording.read(documents(key))
+    assert isinstance(damage, Damage) and damage.expected == "the values of a cycle"
+
+
+def test_a_time_that_is_none_is_damage():
+    for name, value in (
+        ("now", "x"),
+        ("now", float("nan")),
+        ("wall_offset", None),
+        ("slots_age", "x"),
+        ("now", 10**400),
+    ):
+        document = good_key()
+        document["s"][0][name] = value
+        (damage,) = recording.read(documents(document))
+        assert isinstance(damage, Damage) and name in damage.expected

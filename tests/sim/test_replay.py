@@ -11,7 +11,7 @@ from ovirt_he_ha.agent.recorder import Recorder
 from ovirt_he_ha.agent.ring import Ring
 from ovirt_he_ha.config.recordings import load, segments
 from ovirt_he_ha.core import recording, slot
-from ovirt_he_ha.core.frames import Packer, unpack
+from ovirt_he_ha.core.frames import HEADER, Packer, unpack
 from ovirt_he_ha.core.model import ActionKind, Decision, Health, Record, Snapshot, State
 from ovirt_he_ha.core.recording import RecordedCycle
 from ovirt_he_ha.core.states import decide
@@ -265,3 +265,57 @@ def test_a_torn_end_is_said_and_the_rest_is_replayed(ring: Path, capsys: pytest.
     said = capsys.readouterr()
     assert said.out == "59 cycles, 0 differences\n"
     assert str(segment) in said.err and len(said.err.splitlines()) == 1
+
+
+def rewritten(path: Path, change: Any) -> None:
+    """The first document as ``change`` leaves it, with the checksum that belongs to it."""
+    (_, segment), *_ = segments(path)
+    documents = [(each.document, each.key) for each in unpack(segment.read_bytes())]  # type: ignore[union-attr]
+    change(documents[0][0])
+    packer = Packer()
+    segment.write_bytes(HEADER + b"".join(packer.pack(document, key) for document, key in documents))
+
+
+@pytest.mark.parametrize("show", [[], ["--show"], ["--json"]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["s"][0].update(now="noon"),
+        lambda document: document["s"][0].update(now=10**400),
+        lambda document: document["s"][0].update(wall_offset=float("nan")),
+        lambda document: document["s"][0].update(wall_offset=None),
+        lambda document: document["s"][0].update(slots_age="young"),
+    ],
+)
+def test_a_time_that_is_none_is_damage(
+    ring: Path, capsys: pytest.CaptureFixture[str], show: List[str], change: Any
+) -> None:
+    rewritten(ring, change)
+    assert "to be seconds, found" in bad(capsys, *show, str(ring))
+
+
+def test_a_list_in_the_place_of_a_host_is_damage(ring: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewritten(ring, lambda document: document.update(p=[[1]]))
+    assert "expected p to be hosts" in bad(capsys, str(ring))
+
+
+@pytest.mark.parametrize("show", [[], ["--show"], ["--json"], ["--json", "--show"]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["s"][0]["host"].update(hostname=1e308),
+        lambda document: document["s"][0]["host"].update(host_id=None),
+        lambda document: document["d"][0]["reasons"][0].update(code=True),
+        lambda document: document["d"][0]["score"].update(score=[]),
+        lambda document: document["s"][0]["monitors"]["engine"]["value"].update(status=None),
+    ],
+)
+def test_values_of_other_types_end_nothing(
+    ring: Path, capsys: pytest.CaptureFixture[str], show: List[str], change: Any
+) -> None:
+    """No agent writes them, and a checksum that fits says nothing about that."""
+    rewritten(ring, change)
+    assert replay.main([*show, str(ring)]) in (replay.EXIT_SAME, replay.EXIT_DIFFERENT, replay.EXIT_BAD_FILE)
+    said = capsys.readouterr()
+    assert said.out or said.err
+    assert all(str(ring) in line for line in said.err.splitlines())

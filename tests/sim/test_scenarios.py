@@ -2,6 +2,7 @@
 in scripts/check."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -79,6 +80,17 @@ BAD: Dict[str, bytes] = {
     "nan-fault": json.dumps({**GOOD, "faults": [{"at": float("nan"), "kind": "vm-crash"}]}).encode(),
     "nan-parameter": b'{"length": 60, "faults": [{"at": 1, "kind": "bit-rot", "with": {"bits": NaN}}]}',
     "huge-seed": json.dumps({**GOOD, "seed": 1 << 80}).encode(),
+    "two-lines": b'{"length": 60, "a\\nb": 1}',
+    "colours": b'{"length": 60, "\\u001b[31m": 1}',
+    "long-key": b'{"length": 60, "' + b"k" * 100_000 + b'": 1}',
+    "host-of-a-power": json.dumps({**GOOD, "cluster": {"each": {"\u00b2": {}}}}).encode(),
+    "host-elsewhere": json.dumps({**GOOD, "cluster": {"each": {"\u0662": {}}}}).encode(),
+    "host-with-zero": json.dumps({**GOOD, "cluster": {"each": {"02": {}}}}).encode(),
+    "host-without-end": json.dumps({**GOOD, "cluster": {"each": {"9" * 5000: {}}}}).encode(),
+    "twice": b'{"length": 60, "cluster": {"hosts": 2}, "cluster": {"hosts": 3}}',
+    "fault-after-the-end": json.dumps({**GOOD, "faults": [{"at": 61, "kind": "vm-crash"}]}).encode(),
+    "seen-after-the-end": json.dumps({**GOOD, "expect": [{"what": "healthy", "at": 61}]}).encode(),
+    "until-after-the-end": json.dumps({**GOOD, "expect": [{"what": "untouched", "after": 1, "until": 61}]}).encode(),
     "half-a-character": b'{"length": 60, "mood": "\\ud800"}',
     "utf-16": json.dumps(GOOD).encode("utf-16"),
 }  # fmt: skip
@@ -92,6 +104,28 @@ def test_a_bad_file_is_one_line_that_names_it(name: str, tmp_path: Path, capsys:
     told = capsys.readouterr()
     assert told.out == "" and len(told.err.splitlines()) == 1
     assert str(tmp_path / "scenario.json") in told.err and "expected" in told.err and len(told.err) < 500
+    assert told.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
+def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README").write_text("A story.\n")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "scenario.json")
+    elif kind == "endless":
+        (tmp_path / "scenario.json").symlink_to("/dev/zero")
+    else:
+        (tmp_path / "scenario.json").mkdir()
+    assert main(["run", str(tmp_path)]) == 2
+    assert "scenario.json: the file: expected" in capsys.readouterr().err
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README").write_text("A story.\n")
+    with (tmp_path / "scenario.json").open("wb") as file:
+        file.truncate(1 << 40)
+    assert main(["run", str(tmp_path)]) == 2
+    assert f'found "{1 << 40} bytes"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +165,7 @@ def test_a_bad_place_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ["run", str(tmp_path / "empty")],
         ["run", str(tmp_path / "missing")],
         ["run", str(tmp_path / "file")],
+        ["run", "a" * 5000],
         ["run", story, "--record", str(tmp_path / "file")],
         ["run", story, "--record", str(tmp_path / "taken")],
         ["run", story, "--record", "/proc/nowhere"],
