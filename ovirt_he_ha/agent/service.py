@@ -54,6 +54,7 @@ from ovirt_he_ha.lease.give_back import give_back
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.lease_reader import LeaseReader
+from ovirt_he_ha.storage.newest_store import NewestStore
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Agent:
         self._broker_problem = ""
         domain = domain_of(conf, paths)
         lease = domain.lease(conf.vm_disk_id, conf.vm_disk_vol_id)
-        self._storage = SharedStorage(conf, clock)
+        self._storage = SharedStorage(conf, clock, NewestStore(paths.ovf_seen, conf.sd_uuid))
         self._lease_reader = LeaseReader(lease, clock)
         self._definition = DefinitionSource(
             read=self._storage.vm_conf,

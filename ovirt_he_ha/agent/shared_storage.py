@@ -15,6 +15,7 @@ from ovirt_he_ha.storage.domain_files import FilesOfWorker
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import StorageError
 from ovirt_he_ha.storage.io_worker import IoWorker
+from ovirt_he_ha.storage.newest_store import NewestStore
 from ovirt_he_ha.storage.ovf_store import OvfStoreError, read_ovf
 
 READ_SECONDS = 5.0  # product
@@ -33,7 +34,9 @@ class OvfCandidate:
 class SharedStorage:
     """Bounded by READ_SECONDS, and safe for several threads."""
 
-    def __init__(self, conf: HostedEngineConf, clock: SystemClock) -> None:
+    def __init__(self, conf: HostedEngineConf, clock: SystemClock, newest: Optional[NewestStore] = None) -> None:
+        """``newest``: what is remembered of the OVF_STOREs, and noticed when it went back."""
+        self._newest = newest
         self._conf = conf
         self._clock = clock
         domain = domain_of(conf)
@@ -65,7 +68,10 @@ class SharedStorage:
             self._searched_at = now
             self._stores.forget()
         files = FilesOfWorker(self._worker, self._clock, READ_SECONDS)
-        for volume in self._stores.newest_first(files):
+        volumes = self._stores.newest_first(files)
+        if self._newest is not None:
+            self._newest.note(volumes)
+        for volume in volumes:
             try:
                 data = read_ovf(files, volume, self._conf.vmid)
             except OvfStoreError as problem:

@@ -5,6 +5,7 @@ from typing import Collection, Iterator, List, NamedTuple
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import LockspaceState, Reading
+from ovirt_he_ha.storage.newest_store import NewestStore
 from ovirt_he_ha.storage.refusal import Refusal
 
 _NOT_HELD = "lockspace-not-held"
@@ -37,6 +38,7 @@ def local_problems(snapshot: BrokerSnapshot, host_id: int, alive: Collection[int
         *_publishing(snapshot),
         *_engine(snapshot),
         *_agent(host_id, alive),
+        *_definition(paths),
     ]
 
 
@@ -88,3 +90,9 @@ def _engine(snapshot: BrokerSnapshot) -> Iterator[Problem]:
 def _agent(host_id: int, alive: Collection[int]) -> Iterator[Problem]:
     if host_id not in alive:
         yield Problem("agent", "ovirt-ha-agent has not reported for 60 s (systemctl status ovirt-ha-agent)")
+
+
+def _definition(paths: HostPaths) -> Iterator[Problem]:
+    why = NewestStore(paths.ovf_seen).problem()
+    if why:
+        yield Problem("definition-older", why)

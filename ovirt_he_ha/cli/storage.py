@@ -22,6 +22,7 @@ from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE, Invalid, Record
 from ovirt_he_ha.storage import connection
 from ovirt_he_ha.storage.command import CommandError
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
+from ovirt_he_ha.storage.newest_store import NewestStore
 
 CONNECT_SECONDS = 60.0  # wall
 _CLEAN_SECONDS = 2.5  # wall, for all of it: one slot, on a volume that answers
@@ -132,6 +133,8 @@ def connect(request: Request) -> int:
     conf = deployed_conf(paths)
     with told("connecting"), notice(f"Waiting for the storage ({conf.domain_type}: {conf.storage})"):
         provider, connected = connection.connect(conf, paths, CONNECT_SECONDS, request.has("--accept-copy"))
+    if request.has("--accept-copy"):
+        NewestStore(paths.ovf_seen).forget()
     for note in connected.notes:
         warn(note)
     what = "is connected" if connected.changed else "is there"

@@ -22,6 +22,7 @@ class HostPaths:
         self.ha_conf = self.state_dir / "ha.conf"
         self.broker_conf = self.state_dir / "broker.conf"
         self.agent_state = self.state_dir / "agent-state.json"
+        self.ovf_seen = self.state_dir / "ovf-store.json"
         self.ledger = self.state_dir / "ledger.jsonl"
         self.recording_dir = self.state_dir / "recording"
         # /var/run is a link to /run on every distribution we run on: the socket's path is the one that peers' tools

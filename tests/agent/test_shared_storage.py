@@ -16,6 +16,7 @@ from ovirt_he_ha.storage import io_process
 from ovirt_he_ha.storage.archive import MEMBERS, ArchiveError, build_archive
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError, StorageOverdue
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.newest_store import NewestStore
 from ovirt_he_ha.storage.ovf_store import OvfStoreError
 from tests.agent.test_service import write_conf
 from tests.own_time import OwnTime
@@ -50,7 +51,8 @@ class House:
         self.metadata.write_text("BLOCK_SIZE=4096\n")
         self.volume.write_bytes(bytes(65536))
         self.clock = DiskClock()
-        self.shared = SharedStorage(conf, self.clock)
+        self.seen = NewestStore(root / "ovf-store.json", conf.sd_uuid)
+        self.shared = SharedStorage(conf, self.clock, self.seen)
 
     def write(self, vm_conf: bytes) -> None:
         members = {name: b"x" for name in MEMBERS}
@@ -149,6 +151,15 @@ def test_the_ovfs_come_newest_first_and_a_broken_store_is_named(house: House) ->
     first, second = house.shared.ovfs()
     assert (first.path, first.problem and first.problem.code) == (str(broken), "no-ovf")
     assert second.data == b"old"
+
+
+def test_a_store_that_went_back_is_used_and_told(house: House) -> None:
+    images, name = house.volume.parent.parent, f"{house.shared._conf.vmid}.ovf"
+    write_store(images, 1, {name: b"new"}, date="Tue Nov 10 14:36:08 UTC 2026")
+    assert [each.data for each in house.shared.ovfs()] == [b"new"] and not house.seen.problem()
+    write_store(images, 1, {name: b"old"}, date="Mon Nov 09 14:36:08 UTC 2026")
+    assert [each.data for each in house.shared.ovfs()] == [b"old"]
+    assert "2026-11-10" in house.seen.problem()
 
 
 def test_s4_a_hung_storage_ends_the_look_for_ovfs(house: House) -> None:

@@ -13,6 +13,8 @@ from ovirt_he_ha.config.health import HEALTH_PATH
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.model import EngineStatus, Health, LockspaceState, Reading, Vm
+from ovirt_he_ha.storage.newest_store import NewestStore
+from ovirt_he_ha.storage.ovf_store import Description, StoreVolume
 from ovirt_he_ha.storage.refusal import UNVERIFIED, Refusal
 from tests.cli.world import UP, World, record, run
 
@@ -161,6 +163,15 @@ def test_an_interrupted_connection_is_told_with_the_way_on(world: World) -> None
     assert problem["code"] == "lockspace-not-held" and UNVERIFIED in problem["text"]
     Refusal(refusal).clear()
     assert "--connect-storage" not in run("--vm-status").out
+
+
+def test_a_definition_that_went_back_is_told(world: World) -> None:
+    world.publish(record(1))
+    paths = HostPaths.from_env()
+    newest = NewestStore(paths.ovf_seen, "sd")
+    for day in (2, 1):
+        newest.note([StoreVolume("/x", Description(date=(2026, 11, day, 0, 0, 0)))])
+    assert [problem["code"] for problem in run("--vm-status", "--json").json["1"]["problems"]] == ["definition-older"]
 
 
 @pytest.mark.parametrize("state", [state for state in LockspaceState if state is not LockspaceState.HELD])

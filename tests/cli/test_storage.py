@@ -13,6 +13,8 @@ from ovirt_he_ha.cli import storage
 from ovirt_he_ha.config.files import load_hosted_engine_conf
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.storage.local import LocalDomain
+from ovirt_he_ha.storage.newest_store import NewestStore
+from ovirt_he_ha.storage.ovf_store import Description, StoreVolume
 from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import MIB, DomainVolumes, VolumeSizes, create_domain
 from tests.cli.world import World, record, run
@@ -226,7 +228,12 @@ def test_another_copy_is_refused_until_accepted(mounted: MountedWorld) -> None:
     assert ran.status == 1 and "--accept-copy" in ran.err
     refused = Refusal(mounted.paths.storage_refusal).why
     assert "--accept-copy" in refused()  # it stays mounted: the broker must be told
+    newest = NewestStore(mounted.paths.ovf_seen)
+    mounted.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    newest.note([StoreVolume("/x", Description(date=(2026, 11, 1, 0, 0, 0)))])
+    assert newest.problem() == "" and mounted.paths.ovf_seen.exists()
     assert run("--connect-storage", "--accept-copy").status == 0
+    assert not mounted.paths.ovf_seen.exists()
     assert refused() == ""
     assert run("--connect-storage").status == 0
 
