@@ -144,5 +144,5 @@ class Publisher:
 
 
 def _essence(record: Record) -> Record:
-    extra = tuple((k, v) for k, v in record.extra if not k.startswith(_RESTLESS))
+    extra = tuple([pair for pair in record.extra if not pair[0].startswith(_RESTLESS)])
     return replace(record, timestamp=0, local_conf_timestamp=0, crc32="", extra=extra)

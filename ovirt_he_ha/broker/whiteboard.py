@@ -134,14 +134,16 @@ class Whiteboard:
             self._listed = frozenset(listed)
             self._scan_due = now
         self._alert = alert
-        if self._tried_at is None or now >= self._tried_at + self._interval(now):
+        interval = self._interval(now)
+        if self._tried_at is None or now >= self._tried_at + interval:
             with self._reading:
                 try:
                     self._look(now)
                 except StorageError as error:
                     self._failed(error, now)
+            interval = self._interval(now)
         # Somebody may write meanwhile that the engine is down: look again soon whether a read is due.
-        return min((self._tried_at or now) + self._interval(now), now + self._timers.slot_read_alert)
+        return min((self._tried_at or now) + interval, now + self._timers.slot_read_alert)
 
     def _interval(self, now: float) -> float:
         if not self._is_calm(now):
@@ -248,10 +250,12 @@ class Whiteboard:
     def engine_is_well(self, now: float) -> bool:
         """Some host that still publishes says the engine is up and healthy, or nobody is to act (global
         maintenance)."""
-        with self._facts_lock:
-            slots = list(self._last.items())
         fresh = 3 * self._timers.cycle
-        return any(last.well and (slot_id == GLOBAL_SLOT or now - last.changed_at < fresh) for slot_id, last in slots)
+        with self._facts_lock:
+            for slot_id, last in self._last.items():
+                if last.well and (slot_id == GLOBAL_SLOT or now - last.changed_at < fresh):
+                    return True
+        return False
 
     # --- writing --------------------------------------------------------------------------------------------------
 

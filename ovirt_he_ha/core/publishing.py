@@ -196,7 +196,7 @@ def _guard(sit: Situation) -> List[Tuple[str, str]]:
 def _migration(sit: Situation, d: Draft) -> List[Tuple[str, str]]:
     """Only a host that could take the VM now says so."""
     host = sit.snapshot.host
-    ready = host.can_migrate and host.migration_address and not sit.missing_lockspaces()
+    ready = host.can_migrate and host.migration_address and not sit.missing_lockspaces
     return [("mig", "1"), ("mig.uri", host.migration_address)] if ready else []
 
 
@@ -260,9 +260,11 @@ def _meter(sit: Situation, own: Record) -> Protection:
 
 def _with(record: Record, lines: Tuple[Tuple[str, str], ...]) -> Record:
     """Before the reasons, which go first where the text is too long."""
-    told = [pair for pair in record.extra if not pair[0].startswith(reasons.WHY)]
-    why = record.extra[len(told) :]
-    return replace(record, extra=(*told, *(pair for pair in lines if pair[1]), *why))
+    extra = record.extra
+    told = len(extra)
+    while told and extra[told - 1][0].startswith(reasons.WHY):
+        told -= 1
+    return replace(record, extra=(*extra[:told], *[pair for pair in lines if pair[1]], *extra[told:]))
 
 
 def _line(text: str) -> str:
@@ -290,7 +292,7 @@ def _say_host(sit: Situation, d: Draft) -> None:
         d.ahead("host-shutdown", host.leave_by)
     if sit.view.too_new:
         d.problem("too-new", hosts=",".join(str(host_id) for host_id in sit.view.too_new[:20]))
-    for name, state in sit.missing_lockspaces():
+    for name, state in sit.missing_lockspaces:
         d.problem("lockspace", name=name, state=state)
     if sit.snapshot.leases.joining_for is not None:
         d.ahead("join", _joined_at(sit, sit.snapshot.leases.joining_for))

@@ -27,11 +27,15 @@ RETRIES = "retries"
 def remember_load(
     loads: Sequence[LoadSample], now: float, reading: Reading[float], history: float = Timers.load_history
 ) -> Tuple[LoadSample, ...]:
-    """The samples of the last ``history`` seconds, oldest first, with the one of this cycle; an unknown is a sample too
-    (it breaks the chain of the mean)."""
+    """The samples of the last ``history`` seconds, with the one of this cycle; an unknown is a sample too (it breaks
+    the chain of the mean). ``loads`` and the result: oldest first."""
     oldest = now - history
-    kept = [sample for sample in loads if oldest < sample.at < now]
-    return (*kept, LoadSample(now, _known(reading)))
+    first, end = 0, len(loads)
+    while first < end and loads[first].at <= oldest:
+        first += 1
+    while first < end and loads[end - 1].at >= now:
+        end -= 1
+    return (*loads[first:end], LoadSample(now, _known(reading)))
 
 
 def mean_load(loads: Sequence[LoadSample], now: float, history: float = Timers.load_history) -> Optional[float]:

@@ -106,6 +106,7 @@ class Situation:
         found = [peer for peer in self.view.peers.values() if _theirs(self, peer) not in ("", ours)]
         return tuple(sorted(found, key=lambda peer: peer.host_id))
 
+    @cached_property
     def missing_lockspaces(self) -> Tuple[Tuple[str, str], ...]:
         """The lockspaces that this host does not hold for sure, as (name, state)."""
         pairs = (("storage", self.snapshot.leases.lockspace), ("hosted-engine", self.snapshot.leases.whiteboard))
@@ -116,9 +117,8 @@ class Situation:
 
     def lockspace_state(self, reading: Reading[LockspaceState]) -> str:
         """The state's word; ``unknown`` also for a reading that is too old to stand on."""
-        if reading.value is None or not is_fresh(reading, self.timers):
-            return LockspaceState.UNKNOWN.value
-        return reading.value.value
+        state = reading.value
+        return state.value if state is not None and is_fresh(reading, self.timers) else LockspaceState.UNKNOWN.value
 
 
 def look(snapshot: Snapshot, timers: Timers) -> Situation:
@@ -138,7 +138,7 @@ def look(snapshot: Snapshot, timers: Timers) -> Situation:
 
 def is_fresh(reading: Reading[Any], timers: Timers) -> bool:
     """Known, and young enough to act on."""
-    return reading.known and (reading.age or 0.0) <= timers.facts_stale
+    return reading.value is not None and (reading.age or 0.0) <= timers.facts_stale
 
 
 def lease_text(lease: Optional[LeaseId]) -> str:

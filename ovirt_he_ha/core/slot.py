@@ -406,27 +406,27 @@ def _printable(text: str) -> str:
 
 
 def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:
-    ours = [(key, _ours(key, value, wall_offset)) for key, value in record.extra if key not in _OVIRTS]
+    lines = [_own_line(key, value, wall_offset) for key, value in record.extra if key not in _OVIRTS]
     state = _printable(record.get("state")[:_WORD_LENGTH])
     timeout = _timeout(record.get("timeout")[:_WORD_LENGTH], wall_offset, tz)
     while True:
-        text = _text(record, state, timeout, ours, wall_offset, tz)
+        text = _text(record, state, timeout, lines, wall_offset, tz)
         if len(text) <= TEXT_SIZE:
             return text
-        del ours[_least_needed(ours)]
+        del lines[_least_needed(lines)]
 
 
-def _ours(key: str, value: str, wall_offset: int) -> str:
+def _own_line(key: str, value: str, wall_offset: int) -> str:
     """``wall`` is a monotonic second for us, and one since the epoch for the others: nothing that is decided may depend
     on a wall clock."""
     if key == "wall" and _SECONDS.fullmatch(value):
-        return str(min(max(0, int(float(value)) + wall_offset), _LAST_WALL_SECOND))
-    return _printable(value)
+        return f"wall={min(max(0, int(float(value)) + wall_offset), _LAST_WALL_SECOND)}\n"
+    return f"{key}={_printable(value)}\n"
 
 
-def _least_needed(pairs: List[Tuple[str, str]]) -> int:
+def _least_needed(lines: List[str]) -> int:
     """The last ``why.*``, else the last one."""
-    why = [index for index, (key, _) in enumerate(pairs) if key.startswith("why.")]
+    why = [index for index, line in enumerate(lines) if line.startswith("why.")]
     return why[-1] if why else -1
 
 
@@ -440,29 +440,29 @@ def _text(
     record: Record,
     state: str,
     timeout: str,
-    ours: List[Tuple[str, str]],
+    own_lines: List[str],
     wall_offset: int,
     tz: Optional[tzinfo],
 ) -> bytes:
-    def moment(second: int) -> str:
-        return f"{int(second)} ({wall_time(second, wall_offset, tz)})"
-
     pairs = [
         ("metadata_parse_version", str(PARSE_VERSION)),
         ("metadata_feature_version", str(FEATURE_VERSION)),
-        ("timestamp", moment(record.timestamp)),
+        ("timestamp", _moment(record.timestamp, wall_offset, tz)),
         ("host-id", str(record.host_id)),
         ("score", str(record.score)),
-        ("vm_conf_refresh_time", moment(record.local_conf_timestamp)),
+        ("vm_conf_refresh_time", _moment(record.local_conf_timestamp, wall_offset, tz)),
         ("conf_on_shared_storage", str(bool(record.conf_on_shared_storage))),
         ("maintenance", str(bool(record.maintenance))),
         *([("state", state)] if state else []),
         ("stopped", str(bool(record.stopped))),
         *([("timeout", timeout)] if timeout else []),
-        *ours,
     ]
-    text = "".join(f"{key}={value}\n" for key, value in pairs).encode("ascii")
-    return text + b"crc=%08x\n" % crc32(text) if ours else text
+    text = "".join([*[f"{key}={value}\n" for key, value in pairs], *own_lines]).encode("ascii")
+    return text + b"crc=%08x\n" % crc32(text) if own_lines else text
+
+
+def _moment(second: int, wall_offset: int, tz: Optional[tzinfo]) -> str:
+    return f"{int(second)} ({wall_time(second, wall_offset, tz)})"
 
 
 # --- the global slot ------------------------------------------------------------------------------------------------

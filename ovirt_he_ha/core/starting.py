@@ -230,7 +230,7 @@ def _here(sit: Situation, d: Draft) -> Iterator[Reason]:
 
 
 def _guarded(sit: Situation, d: Draft) -> Iterator[Reason]:
-    for name, state in sit.missing_lockspaces():
+    for name, state in sit.missing_lockspaces:
         yield reason("lockspace", name=name, state=state)
     if sit.snapshot.host.definition_problem:
         yield reason("definition", problem=sit.snapshot.host.definition_problem)

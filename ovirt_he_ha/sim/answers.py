@@ -34,7 +34,7 @@ def quick_functions() -> Dict[Function, Function]:
 
 
 KNOWN: Tuple[Function, ...] = (safeguards.score_digest, safeguards.timers_digest, publish._essence)
-OF_LINES: Tuple[Function, ...] = (publishing._line, slot._ours, slot._printable)
+OF_LINES: Tuple[Function, ...] = (publishing._line, slot._own_line, slot._printable)
 OF_SLOTS: Tuple[Function, ...] = (collect._content, slot_reads.meaning_of)
 PLAIN: Tuple[Function, ...] = (
     slot.decode, slot.decode_global, *KNOWN, *OF_LINES, *OF_SLOTS, safeguards._parsed, protection.assess,

@@ -16,6 +16,7 @@ SECOND = 1_000_000_000
 NEVER = float("inf")
 SHORTEST = 0.001  # seconds between two turns: what is due "now" by a rounded clock must not stop time
 Action = Callable[[], None]
+_push = heapq.heappush
 
 
 class Still(type(threading.RLock())):  # type: ignore[misc]
@@ -57,23 +58,15 @@ class Scope:
         self.waiting.clear()
 
 
-class Entry(List[Any]):
-    """One event in the queue: [moment, number, scope, action, when it was made]. A list, because the queue compares
-    thousands of them in a second; the number is unique, so nothing behind it is ever compared."""
-
-    __slots__ = ()
-
-    @property
-    def at(self) -> int:
-        return int(self[0])
-
-    def cancel(self) -> None:
-        self[3] = None
+# One event in the queue: [moment, number, scope, action, when it was made]. A list, because the queue compares
+# thousands of them in a second; the number is unique, so nothing behind it is ever compared. Without an action it does
+# not come.
+Entry = List[Any]
 
 
 class Timeline:
     """``now``: when the running event began; ``lag``: what its calls have taken since. ``after_each`` is called after
-    every event."""
+    each event that has set ``touched``."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -81,19 +74,25 @@ class Timeline:
         self.made = 0  # when the running event was made
         self.events = 0
         self.stopped = False
+        self.touched = True
         self.after_each: Action = lambda: None
         self._queue: List[Entry] = []
         self._count = 0
 
     def at(self, moment: int, action: Action, scope: Optional[Scope] = None) -> Entry:
         self._count += 1
-        entry = Entry((moment if moment > self.now else self.now, self._count, scope, action, self.now))
-        heapq.heappush(self._queue, entry)
+        now = self.now
+        entry = [moment if moment > now else now, self._count, scope, action, now]
+        _push(self._queue, entry)
         return entry
 
     def after(self, seconds: float, action: Action, scope: Optional[Scope] = None) -> Entry:
         """So many world seconds after the running event has ended."""
         return self.at(self.now + self.lag + round(seconds * SECOND), action, scope)
+
+    def cancel(self, entry: Entry) -> None:
+        """It does not come."""
+        entry[3] = None
 
     def spend(self, seconds: float) -> None:
         """The call that is being made takes so long."""
@@ -113,8 +112,12 @@ class Timeline:
 
     def run(self, until: int) -> None:
         queue, pop = self._queue, heapq.heappop
-        while queue and queue[0][0] <= until and not self.stopped:
-            moment, _, scope, action, made = pop(queue)
+        while queue and not self.stopped:
+            entry = pop(queue)
+            moment, _, scope, action, made = entry
+            if moment > until:
+                _push(queue, entry)
+                break
             if action is None:
                 continue
             if scope is not None:
@@ -129,7 +132,9 @@ class Timeline:
             self.made = made
             self.events += 1
             action()
-            self.after_each()
+            if self.touched:
+                self.touched = False
+                self.after_each()
         if not self.stopped:
             self.now = max(self.now, until)
             self.lag = 0
@@ -192,11 +197,14 @@ class Beat:
         self._timeline = timeline
         self._scope = scope
         self._action = action
+        self._come = self._turn
         self._entry: Optional[Entry] = None
         self._busy_until = 0
         self._turning = False
         self._woken = NEVER  # seconds, by the action itself
         self._left_out: List[int] = []  # moments before that of the entry
+        self._leap: Optional[Tuple[List[int], int]] = None
+        self._leapt_at = 0
 
     @property
     def asleep(self) -> bool:
@@ -214,20 +222,17 @@ class Beat:
             if entry[0] <= moment:
                 return
             entry[3] = None
-        self._entry = timeline.at(moment, self._turn, self._scope)
+        self._entry = timeline.at(moment, self._come, self._scope)
 
     def stop(self) -> None:
         if self._entry is not None:
-            self._entry.cancel()
+            self._timeline.cancel(self._entry)
             self._entry = None
 
     def leave_out(self, moments: List[int], until: int) -> None:
         """For the action of a turn that ends: nothing happens in the turns of these moments, so the next one comes at
         ``until``. Whoever makes something happen meanwhile calls :meth:`land`."""
         self._leap = (moments, until)
-
-    _leap: Optional[Tuple[List[int], int]] = None
-    _leapt_at = 0
 
     def land(self) -> None:
         """No turn is left out any more: the next one comes when it would have come."""
@@ -242,7 +247,7 @@ class Beat:
             if moment > timeline.now or (moment == timeline.now and timeline.made <= before):
                 if entry is not None:
                     entry[3] = None
-                    self._entry = timeline.at(moment, self._turn, self._scope)
+                    self._entry = timeline.at(moment, self._come, self._scope)
                 return
             before = moment
 
@@ -270,7 +275,7 @@ class Beat:
                 self._leap = None
                 self._leapt_at = timeline.now
                 self._scope.root.far[self] = None
-            self._entry = timeline.at(moment, self._turn, self._scope)
+            self._entry = timeline.at(moment, self._come, self._scope)
         if self._woken < NEVER:
             self.wake(self._woken)
 

@@ -221,7 +221,7 @@ class Host:
             return
         moment = latest - ns(KEEPALIVE * self.random.random())
         # Each lockspace has a line of its own to the watchdog: the first that ends counts.
-        if self._fires is not None and self._fires.at <= moment:
+        if self._fires is not None and self._fires[0] <= moment:
             return
         self.disarm_watchdog()
         self._fires = self.timeline.at(moment, self._fire)
@@ -232,7 +232,7 @@ class Host:
 
     def disarm_watchdog(self) -> None:
         if self._fires is not None:
-            self._fires.cancel()
+            self.timeline.cancel(self._fires)
             self._fires = None
 
     # --- daemons -----------------------------------------------------------------------------------------------------

@@ -75,7 +75,6 @@ class Invariants:
         self._world = world
         self.violations: List[Violation] = []
         self._said: Dict[Tuple[str, int], int] = {}
-        self._dirty = True
         self._last_runner: Optional[Copy] = None
         self._flag_since: Optional[int] = None
         self._owner_since = 0
@@ -94,14 +93,14 @@ class Invariants:
     # --- copies and the lease ----------------------------------------------------------------------------------------
 
     def cpus_changed(self, copy: Copy, before: str) -> None:
-        self._dirty = True
+        self._world.timeline.touched = True
         if copy.cpus == Cpus.RUNNING:
             self._runs(copy, before != Cpus.STARTING)
 
     def woke(self, copy: Copy, slept: bool) -> None:
         """Its machine stood still, and goes on. ``slept``: with its watchdog, so that nothing could end the copy while
         its lease ran out; if that is somebody else's, it must be gone soon after."""
-        self._dirty = True
+        self._world.timeline.touched = True
         if slept:
             self._woken[copy] = self._woken.get(copy, 0) + 1
             self._world.timeline.after(WAKING, lambda: self._awake(copy))
@@ -114,7 +113,7 @@ class Invariants:
             return
         del self._woken[copy]
         if copy.cpus == Cpus.RUNNING:
-            self._dirty = True
+            self._world.timeline.touched = True
             self._runs(copy, True)
 
     def _runs(self, copy: Copy, again: bool) -> None:
@@ -126,13 +125,11 @@ class Invariants:
         self._last_runner = copy
 
     def owner_changed(self, before: LeaseOwner, after: LeaseOwner) -> None:
-        self._dirty = True
+        self._world.timeline.touched = True
         self._owner_since = self._world.timeline.now
 
     def after_event(self) -> None:
-        if self._dirty:
-            self._dirty = False
-            self._check_copies()
+        self._check_copies()
 
     def _check_copies(self) -> None:
         running = [

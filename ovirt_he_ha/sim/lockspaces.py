@@ -138,7 +138,7 @@ class EventLoop(Loop):
         scope: Scope,
         interval: Callable[[], float],
         limit: Callable[[], float],
-        dormant: Callable[[], bool] = lambda: False,
+        dormant: Optional[Callable[[], bool]] = None,
     ) -> None:
         self.name = name
         self._step = step
@@ -150,7 +150,7 @@ class EventLoop(Loop):
         self._dormant = dormant
         self._since = None
         self._finished = None
-        self._joining: Callable[[], bool] = lambda: False
+        self._joining: Optional[Callable[[], bool]] = None
         self._beat = Beat(timeline, scope, self._turn)
 
     def start(self) -> None:
@@ -166,17 +166,20 @@ class EventLoop(Loop):
         return True
 
     def _turn(self) -> Optional[float]:
+        began = self._clock.monotonic()
         if self._since is None:
-            self._since = self._clock.monotonic()
+            self._since = began
         try:
             self._step()
         except Hanging as hang:
             return (hang.until - self._timeline.now) / SECOND
-        if self._joining():
+        if self._joining is not None and self._joining():
             return None  # the step goes on; LaterMembership ends it
-        self._finished = self._clock.monotonic()
+        self._finished = self._clock.monotonic() if self._timeline.lag else began
         self._since = None
-        return None if self._dormant() else self._world_seconds(self._interval())
+        if self._dormant is not None and self._dormant():
+            return None
+        return self._world_seconds(self._interval())
 
     def ended(self) -> None:
         self._finished = self._clock.monotonic()
@@ -269,7 +272,7 @@ class EventLockspaces(SanlockLockspaces):
         for member, loop in ((self._domain, self._domain_loop), (self._whiteboard, self._whiteboard_loop)):
             if isinstance(member, LaterMembership) and isinstance(loop, EventLoop):
                 member.loop = loop
-                loop._joining = lambda member=member: member.joining  # type: ignore[misc]
+                loop._joining = lambda member=member: member.joining
 
     def membership(self, name: str, path: str, **how: Any) -> Membership:
         member = LaterMembership(name, path, self._api, self._changed, **how)

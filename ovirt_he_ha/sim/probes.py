@@ -79,6 +79,12 @@ class EventMonitor(Monitor[T]):
         return None if self._dormant() else self._host_clock.world(self._every)
 
 
+def _shown(conditions: Conditions, name: str, age: float) -> Reading[Any]:
+    if name in conditions.unknown:
+        return Reading.missing("error", age)
+    return Reading.of(getattr(conditions, name), age)
+
+
 def _never_was(reading: Reading[EngineFacts]) -> bool:
     """No clock of it runs."""
     return reading.value is not None and reading.value.exit_age is None
@@ -145,14 +151,11 @@ class SimProbes:
             return Monitors(storage_latency=self.storage.reading(), engine=engine)
         age = (self._clock.monotonic() - self._began) % self._timers.network_round
 
-        def reading(name: str, value: Any) -> Reading[Any]:
-            return Reading.missing("error", age) if name in shown.unknown else Reading.of(value, age)
-
         return Monitors(
-            network=reading("network", shown.network),
-            bridge=reading("bridge", shown.bridge),
-            mem_free=reading("mem_free", shown.mem_free),
-            cpu_load=reading("cpu_load", shown.cpu_load),
+            network=_shown(shown, "network", age),
+            bridge=_shown(shown, "bridge", age),
+            mem_free=_shown(shown, "mem_free", age),
+            cpu_load=_shown(shown, "cpu_load", age),
             storage_latency=self.storage.reading(),
             engine=engine,
         )

@@ -47,7 +47,7 @@ def test_what_ended_gets_no_event_and_what_is_held_gets_it_later() -> None:
 
 def test_a_cancelled_event_never_comes() -> None:
     timeline, seen = Timeline(), []
-    timeline.at(ns(1.0), lambda: seen.append(1)).cancel()
+    timeline.cancel(timeline.at(ns(1.0), lambda: seen.append(1)))
     timeline.run(ns(2.0))
     assert seen == []
 
