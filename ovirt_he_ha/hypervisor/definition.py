@@ -229,6 +229,14 @@ def _check_image(disk: Element, name: str) -> None:
     driver: Optional[Element] = disk.find("driver")
     cache = driver.get("cache", "default") if driver is not None else "default"
     _require(cache in CACHES, "disk-cache", f"{name}/driver cache", cache, " or ".join(CACHES))
+    # Raw SCSI commands reach the whole LUN below a logical volume, and with it the leases and all other disks.
+    device = disk.get("device", "disk")
+    _require(device != "lun", "disk-passthrough", f"{name} device", device, "disk")
+    for attribute in ("rawio", "sgio"):
+        found = disk.get(attribute, "no")
+        _require(found in ("no", "filtered"), "disk-passthrough", f"{name} {attribute}", found, "no raw SCSI commands")
+    locked = disk.find("encryption") is not None or disk.find("source/encryption") is not None
+    _require(not locked, "disk-format", f"{name}/encryption", "an encrypted image", "raw: its key is this host's alone")
     backing = disk.find("backingStore")
     _require(backing is None or len(backing) == 0, "disk-backing", f"{name}/backingStore", "a chain", "none")
 

@@ -70,8 +70,7 @@ def _judged(path: str, node: Element, layout: Layout, allowed: FrozenSet[str]) -
     if path == "devices/hostdev" and kind in _SCSI:
         expected = "no SCSI device: the guest would write to the storage past its lease"
         return Unsuitable("host-device", path, f"type {kind}", expected)
-    host_only = path in _HOST_ONLY or (path == "devices/interface" and kind in _HOST_INTERFACES)
-    if host_only and path not in allowed:
+    if path not in allowed and _is_of_one_host(path, node):
         return Unsuitable("host-device", path, f"type {kind}" if kind else "this element", _unless(path, "none"))
     for where, place in _places(path, node):
         if _is_shared(place, layout):
@@ -80,6 +79,14 @@ def _judged(path: str, node: Element, layout: Layout, allowed: FrozenSet[str]) -
         if path not in allowed and not _suits(path, node, where, place):
             return Unsuitable("host-place", where, place, _unless(path, "no file, socket or device of one host"))
     return None
+
+
+def _is_of_one_host(path: str, node: Element) -> bool:
+    if path == "devices/interface":
+        return node.get("type", "") in _HOST_INTERFACES
+    if path == "devices/smartcard":
+        return str(node.get("mode", "")).startswith("host")
+    return path in _HOST_ONLY
 
 
 def _unless(path: str, what: str) -> str:
@@ -106,7 +113,7 @@ def _places(path: str, top: Element) -> Iterator[Tuple[str, str]]:
         for key, value in node.attrib.items():
             if is_source and key in ("file", "dev"):
                 continue  # the image itself, which the check of the disks looks at
-            is_place = key in _ATTRIBUTES or value.startswith("/") or (key == "dev" and "/" in value)
+            is_place = key in _ATTRIBUTES or value.startswith(("/", "unix:")) or (key == "dev" and "/" in value)
             if value and is_place and key not in _NO_PLACES:
                 yield f"{where} {key}", value
 

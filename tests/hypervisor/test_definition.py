@@ -112,6 +112,20 @@ CASES = {
     "transient": (DISK_XML, DISK_XML.replace("</disk>", "<transient/></disk>"), "disk-transient", "vda"),
     "readonly": (DISK_XML, DISK_XML.replace("</disk>", "<readonly/></disk>"), "disk-readonly", "vda"),
     "shareable": (DISK_XML, DISK_XML.replace("</disk>", "<shareable/></disk>"), "disk-shareable", "vda"),
+    "raw SCSI": (DISK_XML, DISK_XML.replace('device="disk"', 'device="lun"'), "disk-passthrough", "vda"),
+    "raw i/o": (DISK_XML, DISK_XML.replace('device="disk"', 'device="disk" rawio="yes"'), "disk-passthrough", "rawio"),
+    "unfiltered": (
+        DISK_XML,
+        DISK_XML.replace('device="disk"', 'device="disk" sgio="unfiltered"'),
+        "disk-passthrough",
+        "sgio",
+    ),
+    "encrypted": (
+        DISK_XML,
+        DISK_XML.replace("</source>", "<encryption format='luks'/></source>"),
+        "disk-format",
+        "vda",
+    ),
     "backing file": (
         DISK_XML,
         DISK_XML.replace("</disk>", "<backingStore type='file'><source file='/x'/></backingStore></disk>"),

@@ -83,6 +83,7 @@ PLACES = {
         "source path",
     ),
     "display's socket": ("", "<graphics type='vnc' socket='/tmp/x'/>", "devices/graphics", "socket"),
+    "display on a bus": ("", "<graphics type='dbus' address='unix:path=/tmp/x'/>", "devices/graphics", "address"),
     "render node": ("", "<graphics type='spice'><gl rendernode='/dev/dri/r'/></graphics>", "devices/graphics", "gl"),
     "random": ("", "<rng><backend model='random'>/dev/ttyS0</backend></rng>", "devices/rng", "backend"),
     "entropy's daemon": (
@@ -140,6 +141,7 @@ def test_s1_a_place_of_one_host_is_refused_by_name_until_its_administrator_allow
 HOST_ONLY = {
     "devices/hostdev": "<hostdev mode='subsystem' type='pci'><source><address bus='0x06'/></source></hostdev>",
     "devices/filesystem": "<filesystem type='mount'><source dir='/srv'/><target dir='srv'/></filesystem>",
+    "devices/smartcard": "<smartcard mode='host'/>",
     "devices/shmem": "<shmem name='x'><model type='ivshmem-plain'/></shmem>",
     "devices/interface": "<interface type='hostdev'><source><address type='pci' bus='0x06'/></source></interface>",
 }
