@@ -9,7 +9,7 @@ import sys
 from typing import List, Optional
 
 from ovirt_he_ha.cli.deployment import NOT_DEPLOYED, is_deployed
-from ovirt_he_ha.cli.request import Refusal, Request, say, warn
+from ovirt_he_ha.cli.request import Refusal, Request, quoted, say, warn
 from ovirt_he_ha.cli.waiting import notice
 from ovirt_he_ha.client.shared_config import HE_LOCAL, HE_SHARED, SharedConfig, SharedConfigError
 from ovirt_he_ha.config.paths import HostPaths
@@ -118,7 +118,7 @@ def _found(configuration: SharedConfig, key: str, kind: Optional[str]) -> List[s
         return configuration.get(key, kind)
     except KeyError:
         known = configuration.keys(kind)
-        lines = [f"{key[:80]}: no such key. Expected one of"]
+        lines = [f"{quoted(key)}: no such key. Expected one of"]
         lines += [f"{each} : [{', '.join(keys)}]" for each, keys in known.items()]
         raise Refusal("no-such-key", "\n".join(lines)) from None
     except (SharedConfigError, ArchiveError) as error:

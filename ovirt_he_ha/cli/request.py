@@ -91,6 +91,12 @@ def plain(text: str) -> str:
     return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
 
 
+def quoted(word: str) -> str:
+    """A word as it was typed, at most 80 characters of it; in quotes where it would not be seen, or break the line."""
+    shown = word[:80]
+    return shown if shown.isprintable() and shown.strip() else repr(shown)
+
+
 def parse(argv: List[str]) -> Request:
     """One verb, its options and its words, in any order; after ``--`` everything is a word. Raises Unknown if there is
     no verb, Refusal for anything that does not fit."""
@@ -191,7 +197,7 @@ def verb_of(names: List[str]) -> str:
             raise Refusal("not-offered", f"{name}: {GONE[name]}")
     if not found:
         meant = [name for name in names if name not in _ANYWHERE] or names
-        what = f"{meant[0][:80] or repr('')}: no such command" if meant else "expected a command, found none"
+        what = f"{quoted(meant[0])}: no such command" if meant else "expected a command, found none"
         raise Unknown("usage", f"{what}{_meant(names)}")
     if len(found) > 1:
         raise Refusal("usage", f"one command at a time: {' and '.join(found)} exclude each other")
@@ -207,8 +213,8 @@ def _meant(names: List[str]) -> str:
 
 def _not_understood(verb: str, word: str, bare: str = "") -> str:
     if bare:
-        return f"{word[:80]}: not understood. Is {bare}={word[:80]} meant?"
+        return f"{quoted(word)}: not understood. Is {bare}={quoted(word)} meant?"
     options = VERBS[verb].options
     has = "has the options " + ", ".join(options) if options else "has no options"
     takes = f", and takes {VERBS[verb].words}" if VERBS[verb].words else ""
-    return f"{word[:80]}: not understood. {verb} {has}{takes}"
+    return f"{quoted(word)}: not understood. {verb} {has}{takes}"

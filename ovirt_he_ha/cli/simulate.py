@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 
 from ovirt_he_ha.cli.deployment import deployed_conf
 from ovirt_he_ha.cli.live_cluster import snapshot_of
-from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.cli.request import Refusal, Request, quoted, say
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.config.what_if import QuestionError, read
 
@@ -34,7 +34,7 @@ def simulate(request: Request) -> int:
     except QuestionError as error:
         raise Refusal("usage", str(error)) from error
     if question.words:
-        raise Refusal("usage", f"{question.words[0][:80]}: not understood. --simulate takes options only")
+        raise Refusal("usage", f"{quoted(question.words[0])}: not understood. --simulate takes options only")
     paths = HostPaths.from_env()
     snapshot = snapshot_of(paths, deployed_conf(paths))
     if question.snapshot:

@@ -91,7 +91,7 @@ VERBS: Dict[str, Verb] = {
         "cluster_stop",
         {"--wait": "seconds", "--force": FLAG, "--reason": "text", "--json": FLAG},
         "stop the whole cluster as planned: afterwards the hosts may be powered off",
-        "Run it on the host that has the engine VM: no host stops its VM because of what another one writes. Where the\n"
+        "Run it on the host that has the engine VM: no host stops its VM because of what another writes. Where the\n"
         "guest was shut down from within, in global maintenance, any host does the rest.\n"
         "Stop the other VMs before: nobody does it without the engine.\n"
         "1 looking        where the engine VM runs; if elsewhere, the host and what to type there are named, and "

@@ -87,6 +87,16 @@ def test_what_was_typed_does_not_steer_the_terminal(host: World, words: tuple) -
     assert ran.status == 1 and (ran.out + ran.err).replace("\n", "").isprintable()
 
 
+@pytest.mark.parametrize("word", ["", " ", "a\nb", "\x1b[2J"])
+@pytest.mark.parametrize("verb", ["--vm-status", "--set-maintenance", "--simulate", "--vm-migrate --wait"])
+def test_a_word_that_is_not_seen_is_quoted_and_the_line_stays_one(host: World, verb: str, word: str) -> None:
+    ran = run(*verb.split(), word)
+    assert ran.status == 1 and ran.err.count("\n") == 1 and repr(word) in ran.err
+    ran = run("--get-shared-config", word, "--type=he_local")
+    assert ran.status == 1 and ran.err.startswith(f"{word!r}: no such key")
+    assert repr(word) in run(word).err.splitlines()[0]
+
+
 @pytest.mark.parametrize("words", [(), ("--json",)])
 def test_ctrl_c_in_any_verb(world: World, monkeypatch: pytest.MonkeyPatch, words: tuple) -> None:
     def interrupted(_request: object) -> int:
