@@ -61,9 +61,11 @@ def test_w53_the_daemons_start_no_program_but_the_storage_worker():
     rooms = ("agent.", "broker.", "core.", "hypervisor.", "lease.", "storage.", "config.", "client.")
     users = {name for name, source in modules().items() if name.startswith(rooms) and "subprocess." in source}
     assert users == {"storage.io_worker", "lease.resource_lock", "storage.command"}
-    # The lock of a change of the configuration: for whoever changes it, which no daemon does.
+    # The lock of a change of the configuration: for whoever changes it, which no daemon does. And the agent's, with a
+    # deadline, after a start that failed: it clears the record that this host left on the VM's lease.
     locked = {name for name, source in modules().items() if "lease.resource_lock import" in source}
-    assert locked == {"client.archive_lock"}
+    assert locked == {"client.archive_lock", "lease.give_back"}
+    assert {name for name, source in modules().items() if "lease.give_back import" in source} == {"agent.service"}
     assert {name for name, source in modules().items() if "client.archive_lock import" in source} == {
         "client.shared_config"
     }
