@@ -235,9 +235,8 @@ VERBS: Dict[str, Verb] = {
         "disconnect",
         {},
         "disconnect this host from the storage domain",
-        "Unmounts it, or deactivates its volumes and logs out of targets that nothing else uses; refused while "
-        "anything\n"
-        "uses it. For domainType=local, and where vdsm runs, there is nothing to do.",
+        "Unmounts it, or deactivates its volumes and logs out of targets that nothing else uses, within 60 s; refused\n"
+        "while anything uses it. For domainType=local, and where vdsm runs, there is nothing to do.",
     ),
     "--check-storage": Verb(
         "volumes",
@@ -258,7 +257,7 @@ VERBS: Dict[str, Verb] = {
         "configuration  with this host's copies of the settings; needs the lockspace\n"
         "A volume that holds something is refused; --force overwrites it, but never slots or a lockspace that can be\n"
         "read. A logical volume that is missing is made by root, on one host, while no management application manages\n"
-        "the domain (--force: nevertheless). What a failure left half made is removed again.",
+        "the domain (--force: nevertheless), within 120 s. What a failure left half made is removed again.",
     ),
     "--clean-metadata": Verb(
         "storage",
