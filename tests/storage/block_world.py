@@ -10,6 +10,7 @@ from tests.storage.mounted_world import MountedWorld
 from tests.storage.sanlock_records import RESOURCE, lockspace, put, sector
 
 TARGET = "iqn.2020-01.org.example:t1"
+HERE = (TARGET, "192.0.2.1:3260,1", "default")
 UUID = "VWxDsw-Xbz3-JsnE-r0SH-M7p2-8WB9-WaM2cp"
 REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
 PV_FIELDS = "pv_name,vg_name,vg_uuid,pv_missing,pv_duplicate"

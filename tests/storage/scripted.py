@@ -6,7 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 from ovirt_he_ha.storage.command import Commands
+from ovirt_he_ha.storage.errors import DomainProblem
 
 TOOLS = ("mount", "umount", "iscsiadm", "lvm", "udevadm", "multipath", "sh")
 TOOL = Path(__file__).with_name("scripted_tool.py")
@@ -40,3 +43,10 @@ class Script:
         unexpected = self.directory / "unexpected"
         assert not unexpected.exists(), unexpected.read_text()
         assert json.loads(self.path.read_text()) == []
+
+
+def refusal(call):
+    """The problem that ``call`` raises."""
+    with pytest.raises(DomainProblem) as caught:
+        call()
+    return caught.value

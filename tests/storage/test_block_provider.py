@@ -13,17 +13,16 @@ from ovirt_he_ha.storage import block_provider, connection, io_process
 from ovirt_he_ha.storage.block_domain import load_record
 from ovirt_he_ha.storage.command import CommandError, SecretOnCommandLine
 from ovirt_he_ha.storage.domain_place import domain_of
-from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.refusal import Refusal
 from ovirt_he_ha.storage.volumes import MIB
-from tests.storage.block_world import TARGET, BlockWorld
+from tests.storage.block_world import HERE, TARGET, BlockWorld
 from tests.storage.sanlock_records import lockspace, put
+from tests.storage.scripted import refusal
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: block domains are connected by nobody else"),
     pytest.mark.system_python,  # sanlock's binding reads the lockspace
 ]
-HERE = (TARGET, "192.0.2.1:3260,1", "default")
 
 
 @pytest.fixture
@@ -32,12 +31,6 @@ def world(monkeypatch):
     made = BlockWorld()
     yield made
     made.close()
-
-
-def refusal(call):
-    with pytest.raises(DomainProblem) as caught:
-        call()
-    return caught.value
 
 
 def connected(world):

@@ -10,14 +10,14 @@ from ovirt_he_ha.storage.command import CommandError
 from ovirt_he_ha.storage.connection import connect, make_volume
 from ovirt_he_ha.storage.errors import DomainProblem
 from ovirt_he_ha.storage.volumes import MIB, SCANNED, VolumeName
-from tests.storage.block_world import SLOT, TARGET, BlockWorld
+from tests.storage.block_world import HERE, SLOT, BlockWorld
 from tests.storage.sanlock_records import RESOURCE, put, sector
+from tests.storage.scripted import refusal
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: block domains are connected by nobody else"),
     pytest.mark.system_python,  # sanlock's binding reads the lockspace
 ]
-HERE = (TARGET, "192.0.2.1:3260,1", "default")
 SIZE, EXTENT, ROUNDED = 10 * MIB, 4 * MIB, 12 * MIB
 OLD = b"what the extents held before, an old slot among it " * 1000
 NO_PARENT = "PU_00000000-0000-0000-0000-000000000000"
@@ -97,12 +97,6 @@ def world(monkeypatch):
     made = World()
     yield made
     made.close()
-
-
-def refusal(call):
-    with pytest.raises(DomainProblem) as caught:
-        call()
-    return caught.value
 
 
 # --- made -------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ovirt_he_ha.storage.volumes import MIB, OWNER, SCANNED, VolumeSizes
 from tests.own_time import OwnTime
 from tests.storage.mounted_world import NFS, MountedWorld
 from tests.storage.sanlock_records import lockspace, put, sector
+from tests.storage.scripted import refusal
 
 pytestmark = pytest.mark.system_python  # sanlock's binding reads the lockspace
 ROOT = os.geteuid() == 0
@@ -31,12 +32,6 @@ def world(monkeypatch):
         monkeypatch.setattr(MountProvider, "_check_root", lambda self: None)
     yield made
     made.close()
-
-
-def refusal(call):
-    with pytest.raises(DomainProblem) as caught:
-        call()
-    return caught.value
 
 
 # --- connecting and disconnecting --------------------------------------------------------------------------------
