@@ -12,7 +12,7 @@ from ovirt_he_ha.cli import upkeep
 from ovirt_he_ha.cli.deployment import LOOK_SECONDS, deployed_conf, link_to_broker
 from ovirt_he_ha.cli.failure import explain
 from ovirt_he_ha.cli.hosts import Hosts, global_flag
-from ovirt_he_ha.cli.request import Refusal, Request, say
+from ovirt_he_ha.cli.request import Refusal, Request, say, warn
 from ovirt_he_ha.cli.waiting import Condition, wait_for
 from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config import host_shutdown as word
@@ -42,7 +42,11 @@ def host_shutdown(request: Request) -> int:
     _may_act(paths)
     seconds = clock.wall_seconds(limit)
     word.announce(paths, seconds)
-    wait_for(paths, seconds + _MORE, _without_vm(conf.host_id, clock.wait_floor(_SILENCE)))
+    try:
+        wait_for(paths, seconds + _MORE, _without_vm(conf.host_id, clock.wait_floor(_SILENCE)))
+    except KeyboardInterrupt:
+        warn("This host counts as going down all the same: hosted-engine --host-shutdown --cancel ends that")
+        raise
     say("The engine VM is not on this host: it may go down")
     return 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ovirt_he_ha.cli import host_shutdown
+from ovirt_he_ha.client.link import BrokerLink
 from ovirt_he_ha.config import host_shutdown as word
 from ovirt_he_ha.core import slot
 from ovirt_he_ha.core.timers import Timers
@@ -61,6 +62,20 @@ def test_it_waits_no_longer_than_it_may(world: World, monkeypatch: pytest.Monkey
     took = OwnTime()
     ran = run("--host-shutdown", "--wait=1")
     assert ran.status == 1 and "Migrating" in ran.err and took.seconds < 8
+
+
+def test_ctrl_c_ends_the_waiting_and_says_what_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_link: BrokerLink, _serial: int, _timeout: float) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BrokerLink, "wait_for_change", interrupted)
+    world.engine(UP)
+    leaving(world, "preparing")
+    ran = run("--host-shutdown")
+    assert ran.status == 130 and "--host-shutdown --cancel" in ran.err
+    assert word.seconds_left(world.paths.host_shutdown) is not None
+    assert run("--host-shutdown", "--cancel").status == 0
+    assert word.seconds_left(world.paths.host_shutdown) is None
 
 
 @pytest.mark.parametrize("words", ["--wait=0", "--wait=3601", "--wait=long", "--now"])
