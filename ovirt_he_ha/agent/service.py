@@ -215,13 +215,15 @@ class Agent:
         self.lost_broker.set()
 
     def _watch_broker(self) -> None:
-        """Its own connection: the call waits in the broker until something changed there."""
+        """Its own connection: the call waits in the broker until something changed there. One that returns at once is
+        not asked again within the gap that the next cycle keeps anyway."""
         link = self._new_link()
         serial = 0
         while not self._stopping.is_set():
             try:
                 serial = link.wait_for_change(serial, self._timers.cycle / self._clock.scale)
                 self._wake.set()
+                self._stopping.wait(MIN_GAP)
             except BrokerError:
                 self._stopping.wait(BROKER_RETRY)
 

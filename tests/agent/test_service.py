@@ -18,7 +18,7 @@ from typing import Dict, Iterator, List, Optional
 import pytest
 
 from ovirt_he_ha.agent.cycle import Cycle
-from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, EXIT_OK, Agent, compose, main
+from ovirt_he_ha.agent.service import EXIT_INIT, EXIT_NOT_CONFIGURED, EXIT_OK, MIN_GAP, Agent, compose, main
 from ovirt_he_ha.client.link import BrokerSnapshot
 from ovirt_he_ha.config.paths import HostPaths
 from ovirt_he_ha.core.model import HostLease, LeaseFacts, LeaseOwner, Reading
@@ -262,3 +262,28 @@ def test_d2_a_start_that_fails_beside_a_record_that_is_over_is_no_lost_race(
     )
     agent = SimpleNamespace(_side_link=SimpleNamespace(snapshot=lambda: BrokerSnapshot(leases=leases)))
     assert Agent._owner_live(agent, 2) is lives  # type: ignore[arg-type]
+
+
+def test_a_broker_that_always_tells_of_a_change_is_not_asked_without_a_pause():
+    asked = []
+
+    def wait_for_change(serial, _timeout):
+        asked.append(serial)
+        return serial + 1
+
+    agent = SimpleNamespace(
+        _new_link=lambda: SimpleNamespace(wait_for_change=wait_for_change),
+        _stopping=threading.Event(),
+        _wake=threading.Event(),
+        _timers=SimpleNamespace(cycle=10.0),
+        _clock=SimpleNamespace(scale=1.0),
+    )
+    watcher = threading.Thread(target=Agent._watch_broker, args=(agent,), daemon=True)
+    watcher.start()
+    assert agent._wake.wait(10)
+    threading.Event().wait(5 * MIN_GAP)
+    agent._stopping.set()
+    watcher.join(10)
+    assert not watcher.is_alive()
+    assert asked == list(range(len(asked)))  # no change is lost
+    assert 2 <= len(asked) <= 20  # 6 of them; a busy machine may be slow to stop it
