@@ -8,7 +8,7 @@ the storage domain, and the hosts' disks, stay closed to it.
 
 import posixpath
 import re
-from typing import FrozenSet, Iterator, NamedTuple, Optional, Tuple
+from typing import FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from ovirt_he_ha.hypervisor.custom_definition import elements
 from ovirt_he_ha.hypervisor.placeholders import MADE_BY_VDSM, Layout
@@ -41,6 +41,7 @@ _DISKS = (
 )
 _HOST_ONLY = frozenset(["devices/hostdev", "devices/filesystem", "devices/shmem"])
 _HOST_INTERFACES = ("hostdev", "vdpa", "vhostuser")
+DEEPEST = 8  # elements below one of devices
 _SCSI = ("scsi", "scsi_host", "storage")
 
 
@@ -103,27 +104,38 @@ def _places(path: str, top: Element) -> Iterator[Tuple[str, str]]:
     if path in _UNREAD:
         return
     for node in top.iter():
-        name = local_name(node)
-        where = _where(path, top, node)
-        text = (node.text or "").strip()
-        is_text = text.startswith("/") and path not in _FREE_TEXT and name not in _FREE_TAGS
-        if text and (name in _TEXTS or is_text):
-            yield where, text
-        is_source = path == "devices/disk" and name == "source" and node.getparent() is top
-        for key, value in node.attrib.items():
-            if is_source and key in ("file", "dev"):
-                continue  # the image itself, which the check of the disks looks at
-            is_place = key in _ATTRIBUTES or value.startswith(("/", "unix:")) or (key == "dev" and "/" in value)
-            if value and is_place and key not in _NO_PLACES:
-                yield f"{where} {key}", value
+        found = [*_text_places(path, node), *_attribute_places(path, top, node)]
+        if found:  # whoever made this document may have made it deep: its way is looked for only now
+            where = _where(path, top, node)
+            yield from ((f"{where} {name}".rstrip(), place) for name, place in found)
+
+
+def _text_places(path: str, node: Element) -> Iterator[Tuple[str, str]]:
+    text = (node.text or "").strip()
+    if not text:
+        return
+    name = local_name(node)
+    if name in _TEXTS or (text.startswith("/") and path not in _FREE_TEXT and name not in _FREE_TAGS):
+        yield "", text
+
+
+def _attribute_places(path: str, top: Element, node: Element) -> Iterator[Tuple[str, str]]:
+    is_source = path == "devices/disk" and node.tag == "source" and node.getparent() is top
+    for name, value in node.attrib.items():
+        if is_source and name in ("file", "dev"):
+            continue  # the image itself, which the check of the disks looks at
+        is_place = name in _ATTRIBUTES or value.startswith(("/", "unix:")) or (name == "dev" and "/" in value)
+        if value and is_place and name not in _NO_PLACES:
+            yield name, value
 
 
 def _where(path: str, top: Element, node: Element) -> str:
-    names = []
-    while node is not top:
+    """libvirt reads nothing that is deeper; the middle is left out then."""
+    names: List[str] = []
+    while node is not top and len(names) < DEEPEST:
         names.append(local_name(node))
         node = node.getparent()
-    return "/".join([path, *reversed(names)])
+    return "/".join([path, *([] if node is top else ["..."]), *reversed(names)])
 
 
 def _is_shared(place: str, layout: Layout) -> bool:

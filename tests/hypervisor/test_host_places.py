@@ -9,6 +9,7 @@ from ovirt_he_ha.hypervisor.placeholders import Layout
 from ovirt_he_ha.hypervisor.vm_conf import VmConf
 from tests.hypervisor.test_definition import IMG, LEASE, SD, SOURCE, VMID, VOL, VOLUME
 from tests.hypervisor.test_placeholders import LAYOUTS
+from tests.own_time import OwnTime
 
 NVRAM = f"/var/lib/libvirt/qemu/nvram/{VMID}.fd"
 # What an engine writes into the definition of its own VM, beside what SOURCE has: all of it in one.
@@ -204,3 +205,20 @@ def test_s1_the_volume_of_a_block_domain_is_closed_too():
     with pytest.raises(DefinitionRefused) as error:
         check(xml, lease, VMID, layout or Layout.of(lease), allowed=frozenset(["devices/serial"]))
     assert error.value.code == "shared-place"
+
+
+@pytest.mark.parametrize("inner", ["<a/>", "<a b='/dev/pts/3'/>", "</d><d>"])
+def test_a_deep_or_long_document_costs_a_moment(inner):
+    """libvirt would not read it; whoever writes to the storage may write it, and the agent looks at it every minute."""
+    deep = "<d>" * 200 + inner * (900_000 // len(inner)) + "</d>" * 200
+    xml = definition("", f"<serial type='pty'>{deep}</serial>")
+    took = OwnTime()
+    check(xml, LEASE, VMID)
+    assert took.seconds < 5
+
+
+def test_a_place_far_below_is_found_too():
+    deep = "<d>" * 100 + "<source path='/x'/>" + "</d>" * 100
+    code, element = refused(definition("", f"<serial type='file'>{deep}</serial>"))
+    assert (code, element.split("/")[:3]) == ("host-place", ["devices", "serial", "..."])
+    assert element.endswith("d/source path")
