@@ -663,6 +663,7 @@ def _set_global(target: Target, on: bool) -> None:
 def clean_metadata(target: Target) -> Mend:
     """`hosted-engine --clean-metadata --host-id=N` on this host."""
     number = int(target.number("slot"))
+    target.world.invariants.cleaned(number)
     try:
         DirectLink(target.host, 5.0).put_stats(number, bytes(SLOT_SIZE))
         target.world.note(target.host.number, f"slot {number} cleaned")

@@ -5,7 +5,7 @@ believes; only `unknown-reading` looks at the snapshot from which an action was 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Set, Tuple
 
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.core.model import (
@@ -79,6 +79,7 @@ class Invariants:
         self._flag_since: Optional[int] = None
         self._owner_since = 0
         self._moves: Dict[Tuple[int, int], List[int]] = {}
+        self._cleaned: Set[int] = set()  # slots that an operator had zeroed by another host
         self._turns: Dict[int, Tuple[int, int]] = {}  # of each agent: since when, and how many
         self._woken: Dict[Copy, int] = {}  # whose guard may take a moment to notice that they slept; how often
 
@@ -169,13 +170,18 @@ class Invariants:
 
     # --- slots -------------------------------------------------------------------------------------------------------
 
+    def cleaned(self, slot: int) -> None:
+        """An operator has this slot zeroed: whoever he asks may write those zeros, also late."""
+        self._cleaned.add(slot)
+
     def written(self, writer: int, slot: int, data: bytes) -> None:
         if slot == GLOBAL_SLOT:
             on = data.rstrip(b"\0") == b"maintenance=1"
             self._flag_since = (self._flag_since or self._world.timeline.now) if on else None
         if not writer:
             return
-        if slot not in (GLOBAL_SLOT, self._world.hosts[writer].conf_id) and data != bytes(len(data)):
+        asked = slot in self._cleaned and data == bytes(len(data))
+        if slot not in (GLOBAL_SLOT, self._world.hosts[writer].conf_id) and not asked:
             self.violate("foreign-slot", writer, f"slot {slot}")
         trouble = self._world.hosts[writer].path.trouble
         problem = "" if trouble.torn else is_valid_for_upstream(data, slot)

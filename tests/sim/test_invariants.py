@@ -72,6 +72,14 @@ def test_a_write_into_another_hosts_slot_is_seen() -> None:
     assert set(rules(world_after(60.0, write, 0.5))) == {"foreign-slot", "bad-slot"}
 
 
+def test_another_hosts_slot_that_is_zeroed_unasked_is_seen() -> None:
+    def zero(world: World) -> None:
+        world.volume.put(2, 3, bytes(SLOT_SIZE))
+
+    assert rules(world_after(60.0, zero, 0.5)) == ["foreign-slot"]
+    assert rules(world_after(60.0, lambda world: (world.invariants.cleaned(3), zero(world))[1], 0.5)) == []
+
+
 @pytest.mark.parametrize(
     "data", [b"x" * SLOT_SIZE, b"1|1|5|2".ljust(SLOT_SIZE, b"\0"), b"\xff".ljust(SLOT_SIZE, b"\0")]
 )

@@ -102,3 +102,20 @@ def test_the_tables_are_the_codes_own() -> None:
     assert set(UNIVERSE["reason"]) == set(reasons.REASONS)
     assert "fence-stuck" in UNIVERSE["problem"] and "no-target" in UNIVERSE["problem"]
     assert f"{Action(ActionKind.MIGRATE).kind.value}: ok" in UNIVERSE["action"]
+
+
+def test_stories_that_show_less_than_they_did_fail_the_run_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vm-crash").symlink_to(FOLDER / "vm-crash")
+    monkeypatch.setattr("ovirt_he_ha.sim.main.SCENARIOS", tmp_path)
+    assert main(["run", "--all"]) == 0
+    assert main(["run", "--all", "--coverage"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "1 passed, 0 failed"
+    assert "NOT COVERED: no scenario shows state EngineForceStop" in lines
+    monkeypatch.setattr(Coverage, "missing", lambda coverage: ())
+    assert main(["run", "--all", "--coverage"]) == 0
+    monkeypatch.setattr(Coverage, "surplus", lambda coverage: (("state", "Elsewhere"),))
+    assert main(["run", "--all", "--coverage"]) == 1
+    assert "NOT COVERED: state Elsewhere is shown, and not in the tables" in capsys.readouterr().out
