@@ -8,10 +8,11 @@ from datetime import datetime, timezone
 from typing import Any, Collection, Dict, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.cli.boot_time import boot_time
-from ovirt_he_ha.cli.deployment import link_to_broker, look
+from ovirt_he_ha.cli.deployment import LOOK_SECONDS, link_to_broker, look
 from ovirt_he_ha.cli.hosts import Hosts, read_hosts
 from ovirt_he_ha.cli.problems import local_problems
 from ovirt_he_ha.cli.request import Refusal
+from ovirt_he_ha.cli.waiting import notice
 from ovirt_he_ha.client.link import BrokerError, BrokerSnapshot
 from ovirt_he_ha.config.files import HostedEngineConf, load_agent_conf, read_values
 from ovirt_he_ha.config.paths import HostPaths
@@ -32,9 +33,10 @@ def snapshot_of(paths: HostPaths, conf: HostedEngineConf) -> Dict[str, Any]:
         problems = [problem.text for problem in local_problems(facts, conf.host_id, alive, paths)]
         source, known = "broker", conf.host_id in alive  # this host's agent says who is alive, if it runs
     except (BrokerError, _NotRead) as error:
-        from ovirt_he_ha.cli.slot_watch import watched
+        from ovirt_he_ha.cli.slot_watch import WATCH, watched
 
-        facts, alive = watched(conf)
+        with notice(f"The broker does not answer: watching for up to {WATCH:.0f} s who writes to the volume"):
+            facts, alive = watched(conf)
         source, known, problems = "volume", True, [str(error)]
     hosts = read_hosts(facts, alive)
     document = _cluster(paths, conf, facts, hosts)
@@ -46,7 +48,7 @@ def snapshot_of(paths: HostPaths, conf: HostedEngineConf) -> Dict[str, Any]:
 
 
 def _from_the_broker(paths: HostPaths) -> Tuple[BrokerSnapshot, Collection[int]]:
-    with link_to_broker(paths) as link:
+    with link_to_broker(paths, LOOK_SECONDS) as link:
         facts, alive = look(link)
     if facts.slots_age is None:
         raise _NotRead("the broker has not read the volume yet")

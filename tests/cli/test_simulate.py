@@ -214,6 +214,17 @@ def test_storage_that_hangs_is_told_of_at_once(volume: Path, host: World, monkey
     assert began.seconds < 3.0 - 0.4  # the interpreter's start and the imports
 
 
+def test_a_broker_that_answers_nobody_is_not_waited_for(
+    volume: Path, host: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.hang_broker()
+    host.hang_storage(monkeypatch)
+    began = OwnTime()
+    ran = run("--simulate", "--json")
+    assert ran.status == 1 and ran.json["error"]["code"] == "storage" and "The broker does not answer" in ran.err
+    assert began.seconds < 6.0  # 2 for the broker, 2 for the volume
+
+
 def test_neither_broker_nor_volume(host: World) -> None:
     ran = run("--simulate", "--json")
     assert ran.status == 1 and ran.json["error"]["code"] == "storage"
