@@ -6,7 +6,6 @@ hosts: also one of an element that libvirt will learn next year. An administrato
 the storage domain, and the hosts' disks, stay closed to it.
 """
 
-import posixpath
 import re
 from typing import FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -36,7 +35,7 @@ _SOCKETS = ("/var/lib/libvirt/qemu/", "/run/libvirt/qemu/", "/var/run/libvirt/qe
 _TERMINAL = re.compile(r"/dev/pts/[0-9]+")
 # Never, also not for an administrator: what lies there is written by other hosts, or is a disk that nobody looked at.
 _DISKS = (
-    *("/rhev/", "/run/vdsm/storage/", "/var/run/vdsm/storage/"),
+    *("/rhev/", "/run/vdsm/storage/", "/var/run/vdsm/storage/", "/proc/", "/dev/block/", "/dev/fd/"),
     *("/dev/sd", "/dev/vd", "/dev/dm-", "/dev/mapper/", "/dev/disk/", "/dev/nvme", "/dev/loop"),
 )
 _HOST_ONLY = frozenset(["devices/hostdev", "devices/filesystem", "devices/shmem"])
@@ -74,10 +73,10 @@ def _judged(path: str, node: Element, layout: Layout, allowed: FrozenSet[str]) -
     if path not in allowed and _is_of_one_host(path, node):
         return Unsuitable("host-device", path, f"type {kind}" if kind else "this element", _unless(path, "none"))
     for where, place in _places(path, node):
-        if _is_shared(place, layout):
+        if _is_shared(_plain(place), layout):
             expected = "nothing on the shared storage or a disk of the host, but as a disk"
             return Unsuitable("shared-place", where, place, expected)
-        if path not in allowed and not _suits(path, node, where, place):
+        if path not in allowed and not _suits(path, node, where, _plain(place)):
             return Unsuitable("host-place", where, place, _unless(path, "no file, socket or device of one host"))
     return None
 
@@ -138,10 +137,14 @@ def _where(path: str, top: Element, node: Element) -> str:
     return "/".join([path, *([] if node is top else ["..."]), *reversed(names)])
 
 
+def _plain(place: str) -> str:
+    """As QEMU finds it, from "/"; a way up stays, because a link may lead anywhere."""
+    return "/" + "/".join(part for part in place.split("/") if part not in ("", "."))
+
+
 def _is_shared(place: str, layout: Layout) -> bool:
-    """A detour is taken for one: nobody writes it without a reason."""
-    place = posixpath.join("/", place)
-    if ".." in place.split("/") or "//" in place or place.startswith(_DISKS):
+    """A way up is taken for one: nobody writes it without a reason."""
+    if ".." in place.split("/") or place.startswith(_DISKS):
         return True
     mapped = layout.domain.replace("-", "--")  # as the device mapper writes a group's name
     named = any(f"/{name}" in place for name in (layout.domain, mapped) if name)
@@ -150,8 +153,6 @@ def _is_shared(place: str, layout: Layout) -> bool:
 
 def _suits(path: str, top: Element, where: str, place: str) -> bool:
     """On every host alike, or made by libvirt on each."""
-    if posixpath.normpath(place) != place:
-        return False
     if path == "os/nvram":
         base = _PACKAGES if where.endswith(" template") else _NVRAM
         return place.startswith(base)

@@ -92,6 +92,13 @@ def test_lease_that_is_not_ours_is_refused(engine):
     assert engine().start(XML.replace("<key>vol", "<key>lov"), LEASE, 10).outcome is Outcome.REFUSED
 
 
+def test_what_names_a_place_of_this_host_starts_if_its_administrator_says_so(engine):
+    xml = XML.replace("</devices>", "<serial type='file'><source path='/var/log/x'/></serial></devices>")
+    report = engine().start(xml, LEASE, 10)
+    assert (report.outcome, "devices/serial" in report.detail) == (Outcome.REFUSED, True)
+    assert engine(allowed=frozenset(["devices/serial"])).start(xml, LEASE, 10).outcome is Outcome.OK
+
+
 def test_s1_a_lease_that_was_not_computed_here_is_refused_though_the_definition_agrees(engine):
     other = LeaseId("sd", "vol", "/e/sd/images/img/vol.lease")
     report = engine().start(XML.replace("/d/sd", "/e/sd"), other, 10)
