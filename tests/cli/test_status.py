@@ -1,5 +1,8 @@
 import http.server
+import json
 import socket
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from typing import Iterator, List, Tuple, Type
@@ -339,6 +342,24 @@ def test_engine_down(page: Type[Page], answer: Tuple[int, bytes]) -> None:
 def test_engine_unreachable(page: Type[Page]) -> None:
     page.server.server_close()
     assert run("--check-liveliness").status == 1
+
+
+def test_the_status_by_the_broker_imports_neither_storage_nor_processes(world: World) -> None:
+    """A monitoring system asks each minute on every host: these modules alone were a sixth of what it costs."""
+    world.publish(record(1), record(2))
+    newest = {"sd_uuid": "sd", "newest": "2024-01-02T00:00:00", "now": "2024-01-01T00:00:00"}
+    world.paths.ovf_seen.write_text(json.dumps(newest))
+    script = (
+        "import sys\n"
+        "from ovirt_he_ha.cli.main import main\n"
+        "main(['--vm-status', '--json'])\n"
+        "sys.stderr.write(' '.join(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert "definition-older" in done.stdout
+    loaded = set(done.stderr.split())
+    assert "ovirt_he_ha.cli.status" in loaded
+    assert not loaded & {"subprocess", "logging", "ovirt_he_ha.storage.io_worker", "ovirt_he_ha.config.journal"}
 
 
 def test_an_address_in_the_place_of_the_engines_name(host: World, monkeypatch: pytest.MonkeyPatch) -> None:
