@@ -99,8 +99,7 @@ def _card(sit: Situation, counts_memory: bool, retries: int, zero: str) -> Score
         found = sit.cards[asked] = score_card(
             host.score,
             sit.snapshot.monitors,
-            sit.loads,
-            sit.now,
+            sit.mean_load,
             host.memory_needed,
             counts_memory,
             retries,

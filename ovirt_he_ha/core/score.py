@@ -46,8 +46,10 @@ def mean_load(loads: Sequence[LoadSample], now: float, history: float = Timers.l
     oldest = now - history
     duration = area = newer_at = 0.0
     newer: Optional[float] = None
-    for sample in sorted([s for s in loads if s.at > oldest], key=attrgetter("at"), reverse=True):
+    for sample in sorted(loads, key=attrgetter("at"), reverse=True):
         at, load = sample.at, sample.load
+        if at <= oldest:
+            break
         if newer is not None and load is not None:
             step = newer_at - at
             duration += step
@@ -59,8 +61,7 @@ def mean_load(loads: Sequence[LoadSample], now: float, history: float = Timers.l
 def score_card(
     config: ScoreConfig,
     monitors: Monitors,
-    loads: Sequence[LoadSample],
-    now: float,
+    load: Optional[float],
     memory_needed: int,
     counts_memory: bool,
     retries: int,
@@ -69,15 +70,16 @@ def score_card(
 ) -> ScoreCard:
     """The score with each penalty that makes it up.
 
-    ``memory_needed`` in MiB; ``counts_memory`` is False while the VM runs here and has its memory already. ``retries``:
-    failed starts in a row. ``zero_reason`` (a code) forces 0 and keeps the penalties for the reader. A reading that is
-    unknown costs nothing, and leaves a penalty of 0 points whose value is ``unknown:<why>``.
+    ``load``: its mean (:func:`mean_load`). ``memory_needed`` in MiB; ``counts_memory`` is False while the VM runs here
+    and has its memory already. ``retries``: failed starts in a row. ``zero_reason`` (a code) forces 0 and keeps the
+    penalties for the reader. A reading that is unknown costs nothing, and leaves a penalty of 0 points whose value is
+    ``unknown:<why>``.
     """
     found: List[Optional[Penalty]] = [
         None if conf_uptodate else Penalty(CONF, config.not_uptodate_penalty, "not-up-to-date"),
         _network(config, monitors.network),
         _bridge(config, monitors.bridge),
-        _load(config, monitors.cpu_load, mean_load(loads, now)),
+        _load(config, monitors.cpu_load, load),
         _memory(config, monitors.mem_free, memory_needed) if counts_memory else None,
         Penalty(RETRIES, config.retry_penalty * retries, str(retries)) if retries > 0 else None,
     ]

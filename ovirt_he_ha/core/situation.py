@@ -20,7 +20,7 @@ from ovirt_he_ha.core.model import (
     Snapshot,
     Vm,
 )
-from ovirt_he_ha.core.score import remember_load
+from ovirt_he_ha.core.score import mean_load, remember_load
 from ovirt_he_ha.core.timers import Timers
 
 
@@ -99,6 +99,11 @@ class Situation:
     def cards(self) -> Dict[Tuple[bool, int, str], ScoreCard]:
         """Scores of this cycle that were worked out, by what they depend on beside it."""
         return {}
+
+    @cached_property
+    def mean_load(self) -> Optional[float]:
+        """Of the samples that count now; None where no two of them follow each other."""
+        return mean_load(self.loads, self.now)
 
     @cached_property
     def lease_conflicts(self) -> Tuple[Peer, ...]:

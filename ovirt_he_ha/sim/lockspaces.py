@@ -2,14 +2,13 @@
 threads."""
 
 import errno
-from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 from ovirt_he_ha.core.model import HostLease, LeaseId, LockspaceState
 from ovirt_he_ha.lease.binding import Disks
 from ovirt_he_ha.lease.daemon_status import DEADLINE, DaemonStatus, NoStatus
 from ovirt_he_ha.lease.daemon_status import Space as StatusSpace
-from ovirt_he_ha.lease.lockspace import SanlockLockspaces, _state
+from ovirt_he_ha.lease.lockspace import SanlockLockspaces, _Measured, _state
 from ovirt_he_ha.lease.loops import Loop
 from ovirt_he_ha.lease.membership import Membership
 from ovirt_he_ha.sim.clock import SECOND, Beat, HostClock, Scope, Timeline, ns
@@ -297,7 +296,7 @@ class EventLockspaces(SanlockLockspaces):
             return
         self._left_out += 1
         at = self._clock.monotonic()
-        self._hosts = replace(measured, at=at)
+        self._hosts = _Measured(measured.value, measured.unknown, at)
         if not as_before:
             self._seen, self._said_until = seen, self._flags_until()
             self.note_renewals(self._renewed(), at)

@@ -145,6 +145,10 @@ class SimProbes:
         """As ``monitors().engine``."""
         return aged(self._engine_monitor.reading(), self._engine.lag())
 
+    def engine_facts(self) -> Optional[EngineFacts]:
+        """As ``engine().value``, whose clocks stand as they were measured."""
+        return self._engine_monitor.reading().value
+
     def monitors(self) -> Monitors:
         shown, engine = self._shown, self.engine()
         if shown is None:

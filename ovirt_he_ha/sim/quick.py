@@ -181,7 +181,7 @@ def constructor(cls: type) -> Function:
 def copier(cls: type) -> Function:
     """``copy(obj, **changes)``: as ``dataclasses.replace`` for this class."""
     names = [each.name for each in dataclasses.fields(cls)]
-    arguments = ["obj_"] + (["*"] if names else []) + [f"{name}=MISSING" for name in names]
+    arguments = ["obj_"] + [f"{name}=MISSING" for name in names]  # by keyword only they would cost a look-up each
     body = ["made_ = new(cls)"]
     body += [f"made_.{name} = obj_.{name} if {name} is MISSING else {name}" for name in names]
     known = {"MISSING": dataclasses.MISSING, "new": object.__new__, "cls": cls}

@@ -172,7 +172,7 @@ class EventBroker(Broker):
         return self.lockspaces.listed()
 
     def _alert(self) -> bool:
-        facts = self.probes.engine().value
+        facts = self.probes.engine_facts()
         return facts is not None and facts.status.vm is Vm.UP and facts.status.health is not Health.GOOD
 
 

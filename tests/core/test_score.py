@@ -26,8 +26,9 @@ def steady(load):
 def card(config=CONFIG, loads=None, needed=4096, counts_memory=True, retries=0, uptodate=True, zero="", **monitors):
     monitors = replace(GOOD, **{name: Reading.of(value) for name, value in monitors.items()})
     return score_card(
-        config, monitors, steady(0.1) if loads is None else loads, NOW, needed, counts_memory, retries, uptodate, zero
-    )
+        config, monitors, mean_load(steady(0.1) if loads is None else loads, NOW), needed, counts_memory, retries,
+        uptodate, zero,
+    )  # fmt: skip
 
 
 def points(result):
@@ -99,7 +100,7 @@ def test_too_many_retries_say_so_unless_there_is_a_better_reason():
 
 
 def test_unknown_readings_cost_nothing_and_say_why():
-    result = score_card(ScoreConfig(), Monitors(bridge=Reading.missing("error")), (), NOW, 4096, True, 0)
+    result = score_card(ScoreConfig(), Monitors(bridge=Reading.missing("error")), None, 4096, True, 0)
     assert result.score == 3400
     assert result.penalties == (
         Penalty("network", 0, "unknown:not-yet"),
@@ -120,7 +121,7 @@ def test_a_value_that_is_no_number_is_unknown():
 def test_the_history_counts_while_the_load_of_this_cycle_is_unknown():
     monitors = replace(GOOD, cpu_load=Reading.missing("overdue"))
     loads = remember_load(steady(0.65)[:2], NOW, monitors.cpu_load)
-    assert score_card(ScoreConfig(), monitors, loads, NOW, 0, False, 0).score == 2900
+    assert score_card(ScoreConfig(), monitors, mean_load(loads, NOW), 0, False, 0).score == 2900
 
 
 def test_the_history_forgets_and_stays_in_order():
@@ -146,7 +147,7 @@ readings = st.one_of(st.just(Reading.missing("error")), st.floats(0, 1).map(Read
 def test_the_score_is_between_zero_and_base(network, bridge, load, memory, retries, history):
     monitors = Monitors(network, Reading.of(bridge), Reading.of(memory), load)
     loads = tuple(LoadSample(NOW - 10 * n, value) for n, value in enumerate(history))
-    result = score_card(ScoreConfig(), monitors, loads, NOW, 4096, True, retries)
+    result = score_card(ScoreConfig(), monitors, mean_load(loads, NOW), 4096, True, retries)
     assert 0 <= result.score <= result.base
     assert all(penalty.points >= 0 for penalty in result.penalties)
     if not result.zero_reason:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovirt_he_ha.core.model import LoadSample, Monitors, Reading, ScoreConfig
+from ovirt_he_ha.core.score import mean_load as our_mean
 from ovirt_he_ha.core.score import score_card
 from ovirt_he_ha.sim.upstream_score import Weights, mean_load, score
 
@@ -86,8 +87,7 @@ def test_both_kinds_of_host_score_the_same(network, bridge, mem_free, history, c
     mine = score_card(
         ScoreConfig(),
         monitors,
-        tuple(LoadSample(float(at), load) for at, load in samples),
-        10_000.0,
+        our_mean(tuple(LoadSample(float(at), load) for at, load in samples), 10_000.0),
         4096,
         counts_memory,
         retries,
