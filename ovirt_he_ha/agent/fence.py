@@ -15,7 +15,8 @@ from ovirt_he_ha.core.seams import Clock
 log = logging.getLogger(__name__)
 
 # The process can be uninterruptible (state D, a hung disk). Then nothing here helps: the state is published,
-# sanlock's watchdog resets the host 60 s after the lease expired.
+# sanlock's watchdog resets the host 60 s after the lease expired. It does not for a copy that was paused before, whose
+# lease libvirt gave back: that one is gone when the storage answers again.
 STUCK = "stuck"
 KILLING = "killing"
 
