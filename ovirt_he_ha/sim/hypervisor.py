@@ -322,6 +322,9 @@ class Libvirt:
         self.site.vm_event("process-gone", "", copy)
         word = {"signal": "crashed", "": "crashed"}.get(copy.ended_by, copy.ended_by)
         self.after(LAST_WORD * (0.5 + self.site.random.random()), lambda: self.site.vm_event("stopped", word, copy))
+        move = self._move
+        if move is not None and move.copy is copy:
+            self.after(LAST_WORD, move.source_ended)
 
     # --- pause -------------------------------------------------------------------------------------------------------
 

@@ -127,6 +127,10 @@ class Move:
         else:
             self._fail("the connection broke")
 
+    def source_ended(self) -> None:
+        """libvirt answers whoever waits as soon as it notices that there is nothing left to move."""
+        self._fail("the process ended")
+
     def abort(self) -> None:
         if not self._over and self.copy.cpus == Cpus.RUNNING:
             self._fail("aborted")
@@ -137,6 +141,8 @@ class Move:
             self._answer(Outcome.OVERDUE, "the job was aborted")
 
     def _fail(self, why: str) -> None:
+        if self._over:
+            return
         self._kill_arrival()
         self._answer(Outcome.FAILED, why)
 

@@ -41,9 +41,8 @@ class Host:
 
         self.board = Whiteboard(VolumeDoor(self.worker, check, self.clock, 5.0).open, host_id, self.clock, TIMERS)
         self.count = 0
-        self.states = (
-            set()
-        )  # of the volume, as seen after each write and each look: on a busy machine both are due at once
+        # Of the volume, after each write and each look: on a busy machine both are due at once.
+        self.states = set()
         self.published_at = self.tick_at = self.clock.monotonic()
 
     def step(self):
