@@ -121,7 +121,7 @@ class Agent:
             self._objection,
             self._wake.set,
             lambda seconds: self._guard.suspend(seconds, "action"),
-            lambda lease: give_back(lease, conf.host_id),
+            lambda lease: give_back(lease, conf.host_id, lambda: ProcessTable().find(conf.vmid)),
         )
         self._ledger = Ledger(LedgerFile(paths.ledger))
         self._publisher = Publisher(self._link, conf.host_id, clock, self._published, self._timers, beside)

@@ -50,9 +50,7 @@ def explain(cluster: Cluster) -> Struct:
         "next": [step_struct(host, step) for host, step in ahead],
         "global_maintenance": cluster.global_maintenance.value,
         "lease": _lease(cluster),
-        "hosts": [
-            host_struct(host, cluster.own_id, bool(up) and host.counts and host not in up) for host in cluster.hosts
-        ],
+        "hosts": [host_struct(host, cluster.own_id, _stands_by(host, up)) for host in cluster.hosts],
         "do": _to_do(cluster),
     }
 

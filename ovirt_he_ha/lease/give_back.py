@@ -5,7 +5,7 @@ lives every other one is refused the lease. A process of this host gets it, and 
 """
 
 import logging
-from typing import Optional
+from typing import Callable, Optional, Sequence
 
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.lease import vm_lease
@@ -18,16 +18,24 @@ log = logging.getLogger(__name__)
 SECONDS = 5.0  # wall; taking a lease that is ours takes some ms, and whoever waits for this has a VM to start
 
 
-def give_back(lease: LeaseId, host_id: int, api: Optional[Sanlock] = None) -> bool:
+def give_back(
+    lease: LeaseId, host_id: int, processes: Callable[[], Sequence[object]], api: Optional[Sanlock] = None
+) -> bool:
     """Whether a record of ``host_id`` was cleared. sanlock arbitrates: where a process holds the lease it is refused,
     and while ours holds it no VM gets it. Nothing is formatted, and a failure changes nothing. Blocks for a few
-    seconds at most, and for as long as sanlock does in reading the record."""
+    seconds at most, and for as long as sanlock does in reading the record.
+
+    ``processes``: the VM's on this host; may raise OSError. sanlock knows nothing of one that outlived its guard, or
+    was paused and cannot end: the record is all that keeps the others from starting the VM beside it."""
     try:
+        if processes():
+            log.warning("The record on the VM's lease stays: a process of the VM is here")
+            return False
         if vm_lease.owner(lease, api=api).host_id != host_id:
             return False
         with ResourceLock(lease, SECONDS, lambda: _never_format(lease)):
             pass
-    except (LeaseUnreadable, LockFailed, SanlockMissing) as error:
+    except (OSError, LeaseUnreadable, LockFailed, SanlockMissing) as error:
         log.warning("The record on the VM's lease stays: %s", error)
         return False
     log.info("The record that this host left on the VM's lease is cleared")

@@ -407,7 +407,7 @@ class EventActions(ActionWorker):
     def _clear_own_record(self) -> None:
         """A process takes the lease and ends, as the product's."""
         daemon = self._body.sanlock()
-        if daemon is None or daemon.disk.owner.host_id != self._body.conf_id:
+        if daemon is None or daemon.disk.owner.host_id != self._body.conf_id or self._body.libvirt.processes():
             return
         taker = _Taker(-self._body.number)
         daemon.register(taker)

@@ -22,7 +22,7 @@ import sys
 from ovirt_he_ha.core.model import LeaseId
 from ovirt_he_ha.lease.give_back import give_back
 space, key, path, host = sys.argv[1:5]
-print(give_back(LeaseId(space, key, path, 0), int(host)))
+print(give_back(LeaseId(space, key, path, 0), int(host), list))
 """
 
 
