@@ -24,6 +24,10 @@ class Kernel:
             text = f"some avg10=0.00 avg60=0.00 avg300=0.00 total={seconds * 1e6:.0f}\nfull avg10=1 total=99000000\n"
             (self.proc / "pressure" / name).write_text(text)
 
+    def steal(self, seconds: float) -> None:
+        ticks = round(seconds * os.sysconf("SC_CLK_TCK"))
+        (self.proc / "stat").write_text(f"cpu  1 2 3 4 5 6 7 {ticks} 0 0\ncpu0 1 2 3 4 5 6 7 {ticks} 0 0\nintr 99\n")
+
     def queue(self, thread: int, seconds: float) -> None:
         task = self.proc / str(os.getpid()) / "task" / str(thread)
         task.mkdir(parents=True, exist_ok=True)
@@ -37,6 +41,15 @@ def test_what_the_machine_was_busy_with_is_taken_off(tmp_path: Path) -> None:
     assert took.stolen == 0.0
     kernel.press(1030.0, 512.0)
     assert took.stolen == 42.0 and took.seconds == 0.0
+
+
+def test_what_a_virtual_machine_was_not_given_is_taken_off(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    kernel.steal(7.0)
+    took = OwnTime(proc=str(tmp_path))
+    kernel.press(2.0, 0.0)
+    kernel.steal(10.0)
+    assert took.stolen == 5.0
 
 
 def test_the_queues_of_the_threads_count_also_of_new_ones_and_not_of_ended_ones(tmp_path: Path) -> None:
