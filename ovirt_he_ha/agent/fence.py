@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 # The process can be uninterruptible (state D, a hung disk). Then nothing here helps: the state is published,
 # sanlock's watchdog resets the host 60 s after the lease expired. It does not for a copy that was paused before, whose
-# lease libvirt gave back: that one is gone when the storage answers again.
+# lease libvirt gave back: for that one the guard asks for a reset.
 STUCK = "stuck"
 KILLING = "killing"
 

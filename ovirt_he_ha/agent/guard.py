@@ -48,7 +48,8 @@ class GuardSeams:
     NoStatus. ``owner``: may hang, raises LeaseUnreadable. ``asleep``: wall seconds this host slept since it booted
     (CLOCK_BOOTTIME minus CLOCK_MONOTONIC). ``order``: the kill path; returns at once. ``alive``: called after each
     completed round. ``ran``: whether a virtual CPU of one has ever run, None where that cannot be told; asked while it
-    holds the lease, until it has."""
+    holds the lease, until it has. ``stuck``: the kill path's process has survived. ``reset``: whether this host must be
+    reset by its watchdog, told every second while it must; returns at once."""
 
     find: Callable[[], Sequence[EngineProcess]]
     age: Callable[[EngineProcess], float]
@@ -59,6 +60,8 @@ class GuardSeams:
     on_change: Callable[[], None] = lambda: None
     alive: Callable[[], None] = lambda: None
     ran: Callable[[EngineProcess], Optional[bool]] = lambda process: None
+    stuck: Callable[[], bool] = lambda: False
+    reset: Callable[[bool], None] = lambda wanted: None
 
 
 def host_sleep() -> float:
@@ -106,6 +109,7 @@ class Guard:
         self._asleep = seams.asleep()
         self._wake = threading.Event()
         self._stopped = False
+        self._resetting = False
         self._sanlock_loop = self.loop("guard sanlock", self.ask_sanlock, timers.guard_poll)
         # A look takes time, and two of them must not be more than ``owner_audit`` apart.
         self._owner_loop = self.loop("guard owner", self.ask_owner, 0.8 * timers.owner_audit)
@@ -176,6 +180,7 @@ class Guard:
             verdicts = [(self._judge(watched, now), process.pid) for process, watched in self._copies.items()]
         verdict, pid = max(verdicts, key=lambda each: each[0].kind, default=(Verdict(Kind.KEEP, ""), 0))
         self._order(verdict, pid)
+        self._reset(verdict.kind is Kind.KILL and self._seams.stuck() and self._is_reset_due(now))
         self._publish(verdict.report())
         return self._report
 
@@ -290,6 +295,15 @@ class Guard:
             self._seams.order(None, "guard")
             return
         self._seams.order(Fence(reasons.describe(verdict.reason), KILL_SECONDS, pid), "guard")
+
+    def _is_reset_due(self, now: float) -> bool:
+        with self._lock:
+            return any(fencing.reset_due(self._facts(each, now), True) for each in self._copies.values())
+
+    def _reset(self, due: bool) -> None:
+        if due or self._resetting:
+            self._resetting = due
+            self._seams.reset(due)
 
     def _publish(self, report: GuardReport) -> None:
         with self._lock:

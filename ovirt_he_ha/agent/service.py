@@ -17,7 +17,7 @@ from ovirt_he_ha.agent.actions import ActionWorker
 from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import DefinitionSource
-from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.fence import STUCK, Fencer
 from ovirt_he_ha.agent.guard import Guard, GuardSeams, host_sleep
 from ovirt_he_ha.agent.late_answer import LateAnswer
 from ovirt_he_ha.agent.ledger import Ledger, LedgerFile
@@ -51,6 +51,7 @@ from ovirt_he_ha.hypervisor.engine_vm import LibvirtEngineVm
 from ovirt_he_ha.hypervisor.process import ProcessTable, kill, kill_engine
 from ovirt_he_ha.lease import binding, daemon_status, vm_lease
 from ovirt_he_ha.lease.give_back import give_back
+from ovirt_he_ha.lease.host_reset import HostReset
 from ovirt_he_ha.storage.domain_place import domain_of
 from ovirt_he_ha.storage.errors import DomainProblem, StorageError
 from ovirt_he_ha.storage.lease_reader import LeaseReader
@@ -269,6 +270,8 @@ class Agent:
             on_change=self._wake.set,
             alive=self._heartbeat.beat,
             ran=ProcessTable().cpus_ran,
+            stuck=lambda: self._fencer.state == STUCK,
+            reset=HostReset().want,
         )
         return Guard(lease, seams, self._clock, self._timers)
 

@@ -130,6 +130,16 @@ def judge(facts: GuardFacts, timers: Timers) -> Verdict:
     return Verdict(Kind.KEEP, _state(facts, timers))
 
 
+def reset_due(f: GuardFacts, stuck: bool) -> bool:
+    """Whether the host must be reset for this copy. ``stuck``: it has survived SIGKILL. With the lease it is sanlock's,
+    whose watchdog resets the host at 8 io_timeouts and the device's time; one that gave the lease back before is
+    nobody's, and others start when this host's id is dead, at the same moment. Asked of wdmd by now, the reset comes
+    within the device's time: 2 io_timeouts before that."""
+    if not stuck or f.blind or (f.registration is not None and f.registration.holds):
+        return False
+    return f.now >= f.confirmed_at - f.slept + UNCONFIRMED * f.io_timeout
+
+
 def _threats(f: GuardFacts, t: Timers) -> List[_Threat]:
     found = [
         _sleep(f),

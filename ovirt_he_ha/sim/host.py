@@ -97,6 +97,7 @@ class Host:
         self.broker: Optional[BrokerSeat] = None
         self.agent: Optional[AgentSeat] = None
         self._fires: Optional[Entry] = None
+        self._asked_reset: Optional[Entry] = None
         self._stun_ends: Optional[Entry] = None
 
     # --- power -------------------------------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class Host:
             self.sanlock_daemon.scope.end()
         self.sanlock_daemon = None
         self.disarm_watchdog()
+        self._forget_reset()
         for copy in self.libvirt.processes():
             copy.set_cpus(Cpus.GONE)
         self.libvirt.domain = None
@@ -229,6 +231,20 @@ class Host:
     def _fire(self) -> None:
         self._fires = None
         self.reset("reset by the watchdog")
+
+    def want_reset(self, wanted: bool) -> None:
+        """Asked of wdmd by the agent: one of its clients is overdue, or is not any more."""
+        if wanted and self._asked_reset is None and self.fenced:
+            self.trace("asks wdmd for a reset")
+            seconds = self.world.disk.watchdog - KEEPALIVE * self.random.random()
+            self._asked_reset = self.timeline.after(seconds, lambda: self.reset("reset by the watchdog, as it asked"))
+        elif not wanted:
+            self._forget_reset()
+
+    def _forget_reset(self) -> None:
+        if self._asked_reset is not None:
+            self.timeline.cancel(self._asked_reset)
+            self._asked_reset = None
 
     def disarm_watchdog(self) -> None:
         if self._fires is not None:

@@ -81,6 +81,7 @@ class Copy:
         self.ended_by = ""
         self.dying = False
         self.ran = False
+        self.hung_writes = False  # its writes hung in the kernel when its CPUs stopped
         self.lease = (0, 0)
         self._process: Optional[EngineProcess] = None
 
@@ -107,6 +108,7 @@ class Copy:
             self.ran = True
             self.guest.runs(True)
         elif before == Cpus.RUNNING:
+            self.hung_writes = self.libvirt.site.io_hangs()
             self.guest.runs(False)
         self.libvirt.site.cpus_changed(self, before)
 

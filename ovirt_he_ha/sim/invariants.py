@@ -53,6 +53,8 @@ OWNER_KNOWN = 27.0  # seconds after which every host has read a new owner, or kn
 HOUR = 3600.0
 MINUTE = 60.0
 BUSY = 150  # decisions of one agent in a minute; a takeover with all its events takes 60
+# An agent that comes to such a copy when it is late: it looks, kills in vain, asks, and the device's time begins.
+RESET_SECONDS = 75.0
 WAKING = 3.0  # seconds after a sleep in which the guard looks and kills
 
 
@@ -141,11 +143,29 @@ class Invariants:
         if len(running) > 1:
             listed = ", ".join(f"process {copy.pid} on host{copy.host}" for copy in running)
             self.violate("two-copies", 0, listed)
+        if running:
+            self._check_writes(running[0])
         owner = self._world.disk.owner
         for copy in running:
             if (owner.host_id, owner.generation) != copy.lease:
                 text = f"process {copy.pid} has {copy.lease}, the disk says ({owner.host_id}, {owner.generation})"
                 self.violate("no-lease", copy.host, text)
+
+    def _check_writes(self, runs: Copy) -> None:
+        """What hung in the kernel when a copy was paused is written when the storage answers."""
+        for copy in self._world.copies():
+            host = self._world.hosts[copy.host]
+            if copy.hung_writes and copy.cpus == Cpus.PAUSED and host.io_hangs() and self._could_be_reset(host):
+                theirs = f"writes of process {copy.pid} on host{copy.host} hang"
+                self.violate("two-copies", 0, f"{theirs}, process {runs.pid} on host{runs.host} runs")
+
+    def _could_be_reset(self, host: "Host") -> bool:
+        """There was somebody to ask for it, and a watchdog to do it. Nobody does on a host that its administrator left
+        without either; one that slept may have been given up meanwhile."""
+        agent = host.agent
+        if not host.fenced or host.stunned or host.clock.slept or agent is None or agent.scope.root.held:
+            return False
+        return self._world.timeline.now - agent.born > ns(RESET_SECONDS)
 
     def joined(self, host: "Host", generation: int) -> None:
         for copy in host.libvirt.processes():

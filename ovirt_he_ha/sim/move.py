@@ -1,8 +1,9 @@
 """A live migration, and the ways in which it goes wrong.
 
-The memory is copied while the guest runs; then the source is paused and gives the lease back, the destination takes it
-and runs, and the source's process ends. libvirt's own keepalive notices a cut after some seconds; what it cannot know
-(whether the destination has begun) is what makes the cut in the middle dangerous.
+The memory is copied while the guest runs; then the source is paused and gives the lease back, and when none of its
+requests to the disk is open the destination takes it and runs, and the source's process ends. libvirt's own keepalive
+notices a cut after some seconds; what it cannot know (whether the destination has begun) is what makes the cut in the
+middle dangerous.
 """
 
 from typing import TYPE_CHECKING, Optional
@@ -77,7 +78,18 @@ class Move:
             self._kill_arrival()
             self.source.after(KEEPALIVE, lambda: self._resume_source("the connection broke"))
             return
-        self.source.after(SWITCH, self._take_lease)
+        self.source.after(SWITCH, self._drained)
+
+    def _drained(self) -> None:
+        """qemu waits for its requests to the disk before it sends the rest; its lease is given back before that."""
+        if self._over:
+            return
+        if self.copy.dying:
+            self._fail("the process is being killed")
+        elif self.source.site.io_hangs():
+            self.source.after(0.5, self._drained)
+        else:
+            self._take_lease()
 
     def _take_lease(self) -> None:
         arrival, target = self.arrival, self.target

@@ -12,7 +12,7 @@ from ovirt_he_ha.agent.actions import ActionWorker, Definition
 from ovirt_he_ha.agent.collect import Collector, Identity, PublishClock, Workers
 from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.definition_source import Effective, StartRefused
-from ovirt_he_ha.agent.fence import Fencer
+from ovirt_he_ha.agent.fence import STUCK, Fencer
 from ovirt_he_ha.agent.guard import TICK, Guard, GuardSeams
 from ovirt_he_ha.agent.publish import Publisher
 from ovirt_he_ha.broker.changes import Changes
@@ -98,6 +98,8 @@ class Body(Protocol):
     def sanlock(self) -> Optional[Sanlock]: ...
 
     def seconds_to_shutdown(self) -> Optional[float]: ...
+
+    def want_reset(self, wanted: bool) -> None: ...
 
     def open_volume(self) -> BlockIO: ...
 
@@ -446,7 +448,7 @@ class EventFencer(Fencer):
 class EventGuard(Guard):
     """The product's guard; without a copy here it sleeps until one appears."""
 
-    def __init__(self, body: Body, scope: Scope, order: Callable[..., None], on_change: Callable[[], None]) -> None:
+    def __init__(self, body: Body, scope: Scope, fencer: Fencer, on_change: Callable[[], None]) -> None:
         self._body = body
         self._scope = scope
         timeline = body.timeline
@@ -457,8 +459,10 @@ class EventGuard(Guard):
             sanlock=status_of(body.sanlock, timeline, body.lease),
             owner=lambda: _owner(body.lease, binding),
             asleep=lambda: body.clock.slept,
-            order=order,
+            order=fencer.order,
             on_change=on_change,
+            stuck=lambda: fencer.state == STUCK,
+            reset=body.want_reset,
             ran=lambda process: any(copy.ran for copy in body.libvirt.processes() if copy.pid == process.pid),
         )
         super().__init__(body.lease, seams, body.clock, body.timers)
@@ -508,6 +512,7 @@ class AgentSeat:
 
     def __init__(self, body: Body) -> None:
         self.body = body
+        self.born = body.timeline.now
         self.scope = Scope(body.scope)
         self.stopping = False
         self._broker_problem = True
@@ -522,7 +527,7 @@ class AgentSeat:
         self._link = DirectLink(body, timers.rpc_deadline)
         self._beat = Beat(body.timeline, self.scope, self._turn)
         self.fencer = EventFencer(body, self.scope, self.wake)
-        self.guard = EventGuard(body, self.scope, self.fencer.order, self.wake)
+        self.guard = EventGuard(body, self.scope, self.fencer, self.wake)
         self.actions = EventActions(
             body,
             lambda: self.guard,

@@ -34,6 +34,8 @@ class Bench:
         self.asked = 0
         self.orders: List[Optional[Fence]] = []
         self.second = 0
+        self.stuck = False
+        self.resets: List[bool] = []
         self.seams = GuardSeams(
             find=lambda: self.copies,
             age=lambda process: self.age,
@@ -42,6 +44,8 @@ class Bench:
             asleep=lambda: self.asleep,
             order=lambda fence, who: self.orders.append(fence),
             ran=self.has_run,
+            stuck=lambda: self.stuck,
+            reset=self.resets.append,
         )
         self.guard = Guard(LEASE, self.seams, self.clock, Timers())  # type: ignore[arg-type]
 
@@ -190,6 +194,29 @@ def test_s11_without_the_lockspace_nothing_is_confirmed(bench: Bench) -> None:
     bench.status = replace(WELL, spaces={})
     assert bench.run(40).startswith("threatened")
     assert bench.seconds_to_kill(25)
+
+
+def test_s2_what_cannot_be_killed_without_a_lease_has_the_host_reset(bench: Bench) -> None:
+    """Paused while the storage hangs: libvirt gave the lease back, so sanlock waits for nobody."""
+    bench.status = replace(WELL, held=())
+    bench.run(20)
+    assert bench.killed
+    bench.stuck = True
+    bench.status = replace(WELL, spaces={}, held=())
+    bench.run(50)
+    assert bench.resets == [], "its storage may come back: nobody else can have started yet"
+    bench.run(15)
+    assert set(bench.resets) == {True}
+    bench.resets.clear()
+    bench.copies, bench.stuck = [], False
+    bench.run(3)
+    assert bench.resets == [False], "taken back once, with the process gone"
+
+
+def test_no_reset_for_a_copy_that_dies(bench: Bench) -> None:
+    bench.status = replace(WELL, spaces={}, held=())
+    bench.run(100)
+    assert bench.killed and bench.resets == []
 
 
 def test_s11_a_short_sleep_counts_until_the_next_renewal(bench: Bench) -> None:

@@ -786,6 +786,36 @@ def a_release_that_hung_comes_when_another_has_the_lease(cluster):
 
 
 @with_view
+def a_lease_that_is_given_back_while_the_storage_hangs(cluster):
+    """By a process that hangs as well: sanlock counts it no more, and another host takes the lease beside it."""
+    one, two, seen = _away(cluster, "hang", 5)
+    one.touch_storage()
+    one.give_back()
+    at_once = cluster.until(lambda: one.status()[2] == 0, 30)
+    record = cluster.owner().host_id
+    cluster.until(lambda: cluster.now - seen >= 95)
+    spaces, space = one.spaces(), one.status()[0]
+    dead = flag_at(cluster, two, 1, DEAD, seen)
+    code = wait(cluster, two.take())
+    beside = one.alive()
+    after = cluster.owner()
+    one.storage("ok")
+    cluster.until(lambda: one.spaces() == [], 60)
+    cluster.go(5)
+    return {
+        "not held after": Seconds(at_once, 0, 10),
+        "record": record,
+        "spaces then": (spaces, space),
+        "dead after": Seconds(dead, 140, 146),
+        "next": code,
+        "beside it": beside,
+        "owner": after.host_id,
+        "ids": standing(cluster, 1),
+        "record then": (cluster.owner().host_id, cluster.owner().version - after.version),
+    }
+
+
+@with_view
 def a_lease_cannot_be_taken_while_the_storage_fails(cluster):
     one, two = cluster.host(1), cluster.host(2)
     one.own_way()

@@ -52,11 +52,13 @@ def summary(status):
 
 
 class Process:
-    """A process of one host: it asks its daemon, or holds a lease."""
+    """A process of one host: it asks its daemon, or holds a lease. ``name`` and ``options``: how it looks from
+    outside."""
 
-    def __init__(self, host):
+    def __init__(self, host, name=sys.executable, options=()):
         self.popen = subprocess.Popen(
-            [sys.executable, "-E", str(PROGRAM)],
+            [name, "-E", str(PROGRAM), *options],
+            executable=sys.executable,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -102,7 +104,10 @@ class Process:
 
 
 class Host:
-    def __init__(self, cluster, number, name):
+    watchdog = "0"
+
+    def __init__(self, cluster, number, name, clock=None):
+        self.clock = clock or {"LD_PRELOAD": FAKETIME, "FAKETIME": f"+0 x{REAL_SCALE:g}"}
         self.cluster = cluster
         self.number = number
         self.name = name
@@ -118,9 +123,8 @@ class Host:
     # --- the daemon ---------------------------------------------------------------------------------------------------
 
     def start(self):
-        env = {**os.environ, "SANLOCK_RUN_DIR": str(self.run_dir), "SANLOCK_PRIVILEGED": "0"}
-        env.update(LD_PRELOAD=FAKETIME, FAKETIME=f"+0 x{REAL_SCALE:g}")
-        options = ["-D", "-w", "0", "-h", "0", "-l", "0", "-U", "root", "-G", "root", "-e", self.name]
+        env = {**os.environ, "SANLOCK_RUN_DIR": str(self.run_dir), "SANLOCK_PRIVILEGED": "0", **self.clock}
+        options = ["-D", "-w", self.watchdog, "-h", "0", "-l", "0", "-U", "root", "-G", "root", "-e", self.name]
         with open(self.run_dir / "log", "ab") as output:
             self.daemon = subprocess.Popen(
                 ["/usr/sbin/sanlock", "daemon", *options], env=env, stdout=output, stderr=output

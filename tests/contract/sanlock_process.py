@@ -44,6 +44,10 @@ class Process:
     def release(self, space, key, path):
         sanlock.release(space.encode(), key.encode(), [(path, 0)], slkfd=self.descriptor)
 
+    def release_of(self, space, key, path, pid):
+        """Another process's lease, as libvirt gives back the VM's when its CPUs have stopped."""
+        sanlock.release(space.encode(), key.encode(), [(path, 0)], pid=pid)
+
     def join(self, space, host_id, path):
         sanlock.add_lockspace(space.encode(), host_id, path)
 

@@ -11,6 +11,7 @@ import pytest
 
 from ovirt_he_ha.lab import native_code, services, shared_clock, watchdog
 from ovirt_he_ha.lab.layout import Lab
+from ovirt_he_ha.lease.host_reset import HostReset
 from tests.contract import own_mounts
 
 pytestmark = pytest.mark.contract
@@ -146,3 +147,53 @@ def agree(library):
 
 def test_processes_started_at_different_times_share_the_clock(library):
     own_mounts.run(agree, library)
+
+
+def resets_when_asked(library):
+    with boot(library) as (host, start, _):
+        fired, happened = [], threading.Event()
+
+        def fire(host_id, keepalive):
+            fired.append(time.monotonic())
+            happened.set()
+
+        watcher = watchdog.Watcher(SCALE, fire)
+        watcher.start()
+        watcher.watch(1, watchdog.OpenDevice(host.watchdog))
+        start()
+        eventually(lambda: watcher.facts(1)["armed"])
+        reset = HostReset()
+        reset.want(True)
+        eventually(lambda: reset.asked)
+        asked = time.monotonic()
+        assert happened.wait(TIMEOUT + 10 / SCALE + 2), "no reset"
+        assert fired[0] - asked > TIMEOUT - 10 / SCALE - 0.5
+
+
+def is_taken_back(library):
+    with boot(library) as (host, start, _):
+        happened = threading.Event()
+        watcher = watchdog.Watcher(SCALE, lambda host_id, keepalive: happened.set())
+        watcher.start()
+        device = watchdog.OpenDevice(host.watchdog)
+        watcher.watch(1, device)
+        start()
+        eventually(lambda: watcher.facts(1)["armed"])
+        reset = HostReset()
+        for _ in range(2):
+            reset.want(True)
+            eventually(lambda: reset.asked)
+            assert not happened.wait(12 / SCALE), "a look of wdmd's, and no reset yet"
+            last = device.read().alive
+            reset.want(False)
+            eventually(lambda: not reset.asked)
+            eventually(lambda before=last: device.read().alive > before)
+        assert not happened.wait(TIMEOUT + 1)
+
+
+def test_wdmd_resets_a_host_that_asks_for_it(library):
+    own_mounts.run(resets_when_asked, library)
+
+
+def test_a_wish_that_is_taken_back_in_time_resets_nothing(library):
+    own_mounts.run(is_taken_back, library)

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovirt_he_ha.core.fencing import LATEST_KILL, UNCONFIRMED, Copy, GuardFacts, Kind, OwnerLook, Registration, judge
+from ovirt_he_ha.core.fencing import (
+    LATEST_KILL,
+    UNCONFIRMED,
+    Copy,
+    GuardFacts,
+    Kind,
+    OwnerLook,
+    Registration,
+    judge,
+    reset_due,
+)
 from ovirt_he_ha.core.model import LeaseOwner
 from ovirt_he_ha.core.reasons import describe
 from ovirt_he_ha.core.timers import Timers
@@ -58,6 +68,21 @@ class TestS11:
             if io_timeout >= 10:
                 assert room > T.guard_poll + 1 + 5
             assert killed(io_timeout=io_timeout, confirmed_at=NOW - 6 * io_timeout) == "guard-unconfirmed"
+
+    def test_s2_a_copy_without_lease_that_cannot_be_killed_has_the_host_reset(self):
+        """Others start when this host's id is dead: 8 io_timeouts and the device's time after the last renewal. The
+        reset comes up to the device's time after it was asked for."""
+        paused = replace(WELL, registration=replace(OURS, holds=False))
+        for lost in (paused, replace(WELL, registration=None)):
+            assert not reset_due(replace(lost, confirmed_at=NOW - 59.9), True)
+            assert reset_due(replace(lost, confirmed_at=NOW - 60), True)
+            assert reset_due(replace(lost, confirmed_at=NOW - 45, slept=15), True)
+            assert not reset_due(replace(lost, confirmed_at=NOW - 60), False)
+
+    def test_a_host_is_not_reset_by_us_for_what_sanlock_watches_or_on_a_guess(self):
+        late = replace(WELL, confirmed_at=NOW - 100)
+        assert not reset_due(late, True), "with the lease it is sanlock's"
+        assert not reset_due(replace(late, registration=None, blind=True), True)
 
     def test_time_asleep_counts_though_the_clock_stood_still(self):
         assert verdict(confirmed_at=NOW - 45, slept=10, longest_sleep=10).kind is Kind.COUNTDOWN

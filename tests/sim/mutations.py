@@ -68,6 +68,11 @@ MUTATIONS: Tuple[Mutation, ...] = (
         by="paused-killed-at-once-in-maintenance",
     ),
     Mutation(
+        "no-reset", "a paused copy that hangs in the kernel stays beside its successor", "core/fencing.py",
+        "    if not stuck or f.blind or", "    if True or",
+        by="paused-while-the-storage-hangs",
+    ),
+    Mutation(
         "lease-not-asked", "a start whoever owns the lease", "core/starting.py",
         "    owner = reading.value.host_id\n    if owner == 0:\n",
         "    owner = reading.value.host_id\n    if owner >= 0:\n",

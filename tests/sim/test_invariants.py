@@ -167,6 +167,11 @@ def test_s11_without_guard_and_join_rule_a_rejoin_frees_the_lease_of_a_running_c
     )
 
 
+def test_s2_without_a_reset_writes_of_a_paused_copy_hang_beside_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "paused-while-the-storage-hangs"
+    assert broken(monkeypatch, name, [(fencing, "reset_due", lambda facts, stuck: False)]) == ["two-copies"]
+
+
 def test_s2_without_fencing_and_guard_a_resume_after_another_copy_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     for place, attribute, value in (
         (fencing, "judge", lambda facts, timers: Verdict(Kind.KEEP, "")),
