@@ -77,6 +77,9 @@ class Leases:
     def facts(self) -> LeaseFacts:
         return self._facts
 
+    def states(self) -> "Tuple[Reading[LockspaceState], Reading[LockspaceState]]":
+        return self._facts.lockspace, self._facts.whiteboard
+
     def leave(self, _deadline: float) -> None:
         return None
 

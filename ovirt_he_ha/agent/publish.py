@@ -66,7 +66,6 @@ class Publisher:
         self._writing = False
         self._offered: Optional[Record] = None
         self._last: Optional[Record] = None
-        self._last_essence: Optional[Record] = None
         self._told: Optional[State] = None
 
     def publish(self, snapshot: Snapshot, decision: Decision) -> None:
@@ -88,7 +87,7 @@ class Publisher:
         last = self._published.written_at
         if last is None or now - last >= self._timers.publish_keepalive - 0.5:
             return True
-        return self._last_essence is None or _essence(record) != self._last_essence
+        return self._last is None or _essence(record) != _essence(self._last)
 
     def _offer(self, record: Record, data: bytes) -> None:
         with self._changed:
@@ -129,7 +128,7 @@ class Publisher:
             log.error("This host's slot was not written: %s", e, extra=throttled("write", HE_REASON=str(code)))
             return
         with self._changed:
-            self._last, self._last_essence = record, _essence(record)
+            self._last = record
             self._published.written_at = self._clock.monotonic()
 
     def _tell(self, state: State, hostname: str) -> None:

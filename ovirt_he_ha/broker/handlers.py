@@ -203,18 +203,18 @@ class Handlers:
 
     def _check_held(self) -> None:
         """Our slot is ours while this host holds its id, in one lockspace as in the other."""
-        facts = self._parts.lockspaces.facts()
-        state = facts.whiteboard.value
+        domain, whiteboard = self._parts.lockspaces.states()
+        state = whiteboard.value
         if state is not LockspaceState.HELD:
-            found = state.value if state else facts.whiteboard.unknown
+            found = state.value if state else whiteboard.unknown
             raise Fault(
                 FaultCode.NOT_HELD,
                 f"host id {self.host_id} is not held in lockspace hosted-engine ({found}); nothing was written",
             )
-        if facts.lockspace.value in (LockspaceState.MISMATCH, LockspaceState.ID_TAKEN):
+        if domain.value in (LockspaceState.MISMATCH, LockspaceState.ID_TAKEN):
             raise Fault(
                 FaultCode.NOT_HELD,
-                f"host id {self.host_id}: the storage domain's lockspace says {facts.lockspace.value.value}; "
+                f"host id {self.host_id}: the storage domain's lockspace says {domain.value.value}; "
                 "nothing was written",
             )
 

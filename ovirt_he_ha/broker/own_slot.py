@@ -1,9 +1,8 @@
 """This host's own slot: what we wrote, and whose what the volume shows there is."""
 
 import hashlib
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Deque, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from ovirt_he_ha.core.model import SLOT_SIZE
 
@@ -19,14 +18,14 @@ def _mark(block: bytes) -> bytes:
 @dataclass
 class OwnSlot:
     """``written``: what should be there. ``late``: writes that were given up and may still reach the volume. ``older``:
-    marks of the acknowledged records before the last one. Times are product seconds, monotonic."""
+    marks of the acknowledged records before the last one, the oldest first. Times are product seconds, monotonic."""
 
     written: Optional[bytes] = None
     written_at: Optional[float] = None
     overwritten_at: Optional[float] = None
     problem: str = ""
     late: Tuple[bytes, ...] = ()
-    older: Deque[bytes] = field(default_factory=lambda: deque(maxlen=OWN_RECORDS))
+    older: Dict[bytes, None] = field(default_factory=dict)
     foreign: Optional[bytes] = None
     mark: bytes = b""  # of ``written``
 
@@ -34,10 +33,12 @@ class OwnSlot:
         """``block`` should be there from now on."""
         before, self.written = self.written, block
         mark_before, self.mark = self.mark, _mark(block)
-        if self.mark in self.older:
-            self.older.remove(self.mark)
+        self.older.pop(self.mark, None)
         if before not in (None, block, BLANK, self.foreign):
-            self.older.append(mark_before)
+            self.older.pop(mark_before, None)
+            self.older[mark_before] = None
+            if len(self.older) > OWN_RECORDS:
+                del self.older[next(iter(self.older))]
 
     def gave_up(self, block: bytes) -> None:
         self.late = (*self.late, block)[-LATE_WRITES:]

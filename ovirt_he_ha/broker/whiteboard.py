@@ -9,6 +9,7 @@ merely asked to write.
 
 import threading
 from dataclasses import dataclass
+from itertools import compress
 from types import MappingProxyType
 from typing import Callable, Collection, Dict, FrozenSet, Mapping, Optional, Tuple
 
@@ -182,8 +183,10 @@ class Whiteboard:
         found: Dict[int, Tuple[int, bytes]] = {}
         for first, count in runs(wanted):
             order, data = self._transfer(first, count)
-            for slot_id, begins in enumerate(data[::SLOT_SIZE], first):
-                if slot_id in blank or (begins and slot_id in wanted):
+            covered = range(first, first + count)
+            used = compress(covered, data[::SLOT_SIZE])  # that do not begin with NUL
+            for slot_id in sorted({*filter(blank.__contains__, covered), *used}):
+                if slot_id in wanted:
                     at = (slot_id - first) * SLOT_SIZE
                     # sliced before anything is decoded: a bad slot is one bad host
                     found[slot_id] = (order, data[at : at + SLOT_SIZE])
@@ -192,7 +195,7 @@ class Whiteboard:
 
     def _transfer(self, first: int, count: int) -> Tuple[int, bytes]:
         began = self._clock.monotonic()
-        until = self._until()
+        until = self._until(began)
         self._enter(until)
         try:
             data = self._volume().read(first * SLOT_SIZE, count * SLOT_SIZE, self._left(until))
@@ -235,7 +238,7 @@ class Whiteboard:
     def _note(self, slots: Mapping[int, bytes], now: float) -> bool:
         """Remember contents; whether any slot means something else than before. A new timestamp alone does not."""
         changed = False
-        for slot_id in [slot_id for slot_id in self._last if slot_id not in slots]:
+        for slot_id in self._last.keys() - slots.keys():
             del self._last[slot_id]
             changed = True
         for slot_id, data in slots.items():
@@ -298,7 +301,7 @@ class Whiteboard:
 
     def _write(self, host_id: int, block: bytes, looked: bool) -> bool:
         """Whether there is something that others should look at. ``looked``: the slot was read just now."""
-        until = self._until()
+        until = self._until(self._clock.monotonic())
         offset = host_id * SLOT_SIZE
         changed = False
         self._enter(until)
@@ -366,15 +369,17 @@ class Whiteboard:
 
     # --- the volume -----------------------------------------------------------------------------------------------
 
-    def _until(self) -> float:
+    def _until(self, now: float) -> float:
         """When a transfer that is asked for now has to be over, its turn included. Storage does not become faster with
         the lab's clock: at twenty times the pace the deadline is 0.25 s, of which a turn that was waited for left
         nothing to the transfer."""
         deadline = self._timers.io_deadline
-        return self._clock.monotonic() + max(deadline, min(FLOOR, deadline) * self._clock.scale)
+        return now + max(deadline, min(FLOOR, deadline) * self._clock.scale)
 
     def _enter(self, until: float) -> None:
         """Wait for our turn."""
+        if self._io_lock.acquire(blocking=False):
+            return
         if not self._io_lock.acquire(timeout=self._left(until) / self._clock.scale):
             detail = f"{self._timers.io_deadline:g} s, waiting for another access"
             raise StorageOverdue("overdue", "volume", detail=detail)

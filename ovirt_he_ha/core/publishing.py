@@ -130,7 +130,8 @@ def _extra(sit: Situation, d: Draft, card: ScoreCard) -> List[Tuple[str, str]]:
     lines += [(f"score.{penalty.code}", f"-{penalty.points} {penalty.value}") for penalty in card.penalties]
     lines += [("score.zero", card.zero_reason)]
     lines += reasons.published(d.reasons, d.countdowns, sit.now)
-    return [(key, value) for key, text in lines if (value := _line(text))]
+    keys, texts = zip(*lines)
+    return [pair for pair in zip(keys, map(_line, texts)) if pair[1]]
 
 
 # What keeps a host from being in maintenance, the most telling first.

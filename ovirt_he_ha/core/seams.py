@@ -6,7 +6,7 @@ Each docstring sorts the methods by what may go wrong: *exclusive* (two hosts mu
 
 from typing import Mapping, Protocol, Sequence, Tuple
 
-from ovirt_he_ha.core.model import Action, ActionReport, LeaseFacts, LeaseId, Monitors
+from ovirt_he_ha.core.model import Action, ActionReport, LeaseFacts, LeaseId, LockspaceState, Monitors, Reading
 
 
 class Clock(Protocol):
@@ -44,6 +44,10 @@ class Lockspaces(Protocol):
         ...
 
     def facts(self) -> LeaseFacts: ...
+
+    def states(self) -> "Tuple[Reading[LockspaceState], Reading[LockspaceState]]":
+        """Of the storage domain's and of ``hosted-engine``, as in ``facts``."""
+        ...
 
     def leave(self, deadline: float) -> None:
         """Leave ``hosted-engine``; leave the storage domain's only if unused (S8)."""

@@ -29,6 +29,8 @@ import re
 from binascii import crc32
 from datetime import datetime, tzinfo
 from functools import lru_cache
+from itertools import filterfalse, repeat
+from operator import itemgetter
 from typing import Dict, List, Optional, Tuple
 
 from ovirt_he_ha.core.model import (
@@ -88,6 +90,7 @@ _DERIVED = frozenset(
     )
 )
 _OVIRTS = ("state", "timeout")
+_KEY_OF = itemgetter(0)
 
 # Words of the wire; anything else is no engine status.
 _VMS = {vm.value: vm for vm in Vm}
@@ -331,11 +334,8 @@ def _check(record: Record) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= _LARGEST[name]:
             raise SlotError(name, number, f"0 to {_LARGEST[name]}")
-    for key, _ in record.extra:
-        if not _is_ours(key):
-            raise SlotError(
-                "key of the free text", key, "letters, digits, '.', '_' and '-', and none of the host line's"
-            )
+    for key in filterfalse(_is_ours, map(_KEY_OF, record.extra)):
+        raise SlotError("key of the free text", key, "letters, digits, '.', '_' and '-', and none of the host line's")
 
 
 @lru_cache(maxsize=256)  # there are some fifty
@@ -357,23 +357,13 @@ def _fitting_line(record: Record) -> bytes:
 
 
 def _line(record: Record, hostname: str, reason: str) -> bytes:
-    texts = (
-        str(PARSE_VERSION),
-        str(FEATURE_VERSION),
-        str(int(record.timestamp)),
-        str(int(record.host_id)),
-        str(int(record.score)),
-        encode_engine(record.engine, reason),
-        _printable(hostname).replace("|", "?"),
-        "1" if record.maintenance else "0",
-        "1" if record.stopped else "0",
-        "",
-        "1" if record.conf_on_shared_storage else "0",
-        str(int(record.local_conf_timestamp)),
-    )
-    fields = [text.encode("ascii") for text in texts]
-    fields[_CRC_FIELD] = _line_crc(fields)
-    return b"|".join(fields)
+    before = (
+        f"{PARSE_VERSION}|{FEATURE_VERSION}|{int(record.timestamp)}|{int(record.host_id)}|{int(record.score)}|"
+        f"{encode_engine(record.engine, reason)}|{_printable(hostname).replace('|', '?')}|"
+        f"{int(bool(record.maintenance))}|{int(bool(record.stopped))}|"
+    ).encode("ascii")
+    behind = f"|{int(bool(record.conf_on_shared_storage))}|{int(record.local_conf_timestamp)}".encode("ascii")
+    return b"%s%08x%s" % (before, crc32(before + _BLANK_CRC + behind), behind)
 
 
 def encode_engine(status: Optional[EngineStatus], reason: Optional[str] = None) -> str:
@@ -406,7 +396,7 @@ def _printable(text: str) -> str:
 
 
 def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> bytes:
-    lines = [_own_line(key, value, wall_offset) for key, value in record.extra if key not in _OVIRTS]
+    lines = [*map(_own_line, (pair for pair in record.extra if pair[0] not in _OVIRTS), repeat(wall_offset))]
     state = _printable(record.get("state")[:_WORD_LENGTH])
     timeout = _timeout(record.get("timeout")[:_WORD_LENGTH], wall_offset, tz)
     while True:
@@ -416,9 +406,10 @@ def _fitting_text(record: Record, wall_offset: int, tz: Optional[tzinfo]) -> byt
         del lines[_least_needed(lines)]
 
 
-def _own_line(key: str, value: str, wall_offset: int) -> str:
+def _own_line(pair: Tuple[str, str], wall_offset: int) -> str:
     """``wall`` is a monotonic second for us, and one since the epoch for the others: nothing that is decided may depend
     on a wall clock."""
+    key, value = pair
     if key == "wall" and _SECONDS.fullmatch(value):
         return f"wall={min(max(0, int(float(value)) + wall_offset), _LAST_WALL_SECOND)}\n"
     return f"{key}={_printable(value)}\n"
@@ -444,20 +435,20 @@ def _text(
     wall_offset: int,
     tz: Optional[tzinfo],
 ) -> bytes:
-    pairs = [
-        ("metadata_parse_version", str(PARSE_VERSION)),
-        ("metadata_feature_version", str(FEATURE_VERSION)),
-        ("timestamp", _moment(record.timestamp, wall_offset, tz)),
-        ("host-id", str(record.host_id)),
-        ("score", str(record.score)),
-        ("vm_conf_refresh_time", _moment(record.local_conf_timestamp, wall_offset, tz)),
-        ("conf_on_shared_storage", str(bool(record.conf_on_shared_storage))),
-        ("maintenance", str(bool(record.maintenance))),
-        *([("state", state)] if state else []),
-        ("stopped", str(bool(record.stopped))),
-        *([("timeout", timeout)] if timeout else []),
+    lines = [
+        f"metadata_parse_version={PARSE_VERSION}\n",
+        f"metadata_feature_version={FEATURE_VERSION}\n",
+        f"timestamp={_moment(record.timestamp, wall_offset, tz)}\n",
+        f"host-id={record.host_id}\n",
+        f"score={record.score}\n",
+        f"vm_conf_refresh_time={_moment(record.local_conf_timestamp, wall_offset, tz)}\n",
+        f"conf_on_shared_storage={bool(record.conf_on_shared_storage)}\n",
+        f"maintenance={bool(record.maintenance)}\n",
+        f"state={state}\n" if state else "",
+        f"stopped={bool(record.stopped)}\n",
+        f"timeout={timeout}\n" if timeout else "",
     ]
-    text = "".join([*[f"{key}={value}\n" for key, value in pairs], *own_lines]).encode("ascii")
+    text = "".join(lines + own_lines).encode("ascii")
     return text + b"crc=%08x\n" % crc32(text) if own_lines else text
 
 

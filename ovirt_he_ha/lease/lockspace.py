@@ -175,9 +175,10 @@ class SanlockLockspaces(Lockspaces):
         owner, left = self._owner.value, self._left
         if owner is None or (left is not None and left.host_id != owner.host_id):
             left = None  # it is of the owner before
+        lockspace, whiteboard = self.states()
         return LeaseFacts(
-            lockspace=_state(self._domain, self._domain_loop),
-            whiteboard=_state(self._whiteboard, self._whiteboard_loop),
+            lockspace=lockspace,
+            whiteboard=whiteboard,
             hosts=_reading(self._hosts, self._hosts_loop, now),
             owner=_reading(self._owner, self._owner_loop, now),
             own_generation=self._own_generation,
@@ -190,6 +191,9 @@ class SanlockLockspaces(Lockspaces):
             owner_left=None if left is None else left.generation,
             owner_left_for=None if left is None else max(0.0, now - left.at),
         )
+
+    def states(self) -> "Tuple[Reading[LockspaceState], Reading[LockspaceState]]":
+        return _state(self._domain, self._domain_loop), _state(self._whiteboard, self._whiteboard_loop)
 
     def _joining_for(self) -> Optional[float]:
         pairs = ((self._domain, self._domain_loop), (self._whiteboard, self._whiteboard_loop))

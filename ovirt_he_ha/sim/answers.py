@@ -6,7 +6,7 @@ sixteenth answer, which is worked out all the same and compared, would say so.
 from functools import lru_cache
 from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
 
-from ovirt_he_ha.agent import collect, publish
+from ovirt_he_ha.agent import collect
 from ovirt_he_ha.broker import slot_reads
 from ovirt_he_ha.core import protection, publishing, reasons, safeguards, slot
 from ovirt_he_ha.core.model import Invalid, Reason, Record
@@ -33,7 +33,7 @@ def quick_functions() -> Dict[Function, Function]:
     return quick
 
 
-KNOWN: Tuple[Function, ...] = (safeguards.score_digest, safeguards.timers_digest, publish._essence)
+KNOWN: Tuple[Function, ...] = (safeguards.score_digest, safeguards.timers_digest)
 OF_LINES: Tuple[Function, ...] = (publishing._line, slot._own_line, slot._printable)
 OF_SLOTS: Tuple[Function, ...] = (collect._content, slot_reads.meaning_of)
 PLAIN: Tuple[Function, ...] = (

@@ -103,6 +103,9 @@ class FakeLockspaces:
     def facts(self):
         return self.current
 
+    def states(self):
+        return self.current.lockspace, self.current.whiteboard
+
     def problems(self):
         return {"hosted-engine": "what sanlock said"}
 
