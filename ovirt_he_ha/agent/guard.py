@@ -205,6 +205,8 @@ class Guard:
             if not self._copies:
                 # What was known before is about another copy, perhaps hours old.
                 self._seen = _Seen(io_timeout=self._seen.io_timeout)
+            if list(found) == list(self._copies):
+                return
             new = [process for process in found if process not in self._copies]
             self._copies = {each: self._copies.get(each) or _Watched(each, now) for each in found}
         if new:

@@ -120,6 +120,8 @@ class _Threat:
 def judge(facts: GuardFacts, timers: Timers) -> Verdict:
     """Keep, a countdown, or kill. Same facts, same verdict; never raises."""
     threats = _threats(facts, timers)
+    if not threats:
+        return Verdict(Kind.KEEP, _state(facts, timers))
     due = [threat for threat in threats if threat.at <= facts.now]
     if due:
         return Verdict(Kind.KILL, "killing", due[0].why)
@@ -223,9 +225,8 @@ def _other_owner(f: GuardFacts) -> Optional[_Threat]:
         return None
     if registration.host_id == 0:
         return None  # sanlock is leaving the lockspace: nothing to compare with, and no renewal comes any more
-    ours = LeaseOwner(registration.host_id, registration.generation)
-    found = LeaseOwner(look.owner.host_id, look.owner.generation)
-    if found == ours:
+    found, ours = look.owner, registration
+    if (found.host_id, found.generation) == (ours.host_id, ours.generation):
         return None
     why = reasons.reason(
         "guard-other-owner",

@@ -8,7 +8,7 @@ not a default: it is a :class:`Reading` without a value, and says why.
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Dict, Generic, Mapping, Optional, Tuple, TypeVar, Union
+from typing import ClassVar, Dict, Generic, Mapping, Optional, Tuple, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -155,10 +155,13 @@ class Record:
     def get(self, key: str, default: str = "") -> str:
         """The last value of ``key`` in the free text."""
         # Made at the first question and kept beside the fields: the policy asks each of 250 peers for the same four.
-        texts: Optional[Dict[str, str]] = self.__dict__.get("_texts")
+        texts = self._texts
         if texts is None:
-            texts = self.__dict__["_texts"] = dict(self.extra)
+            texts = dict(self.extra)
+            object.__setattr__(self, "_texts", texts)
         return texts.get(key, default)
+
+    _texts: ClassVar[Optional[Dict[str, str]]] = None
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,8 @@ COUNTDOWNS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 WHY = "why."
 NEXT = "why.next."
 _LONGEST_VALUE = 80
@@ -168,7 +170,7 @@ def reason(code: str, **values: object) -> Reason:
     """A reason; the values become text. A code that is not registered is a mistake in the program: KeyError."""
     if code not in REASONS:
         raise KeyError(code)
-    return Reason(code, MappingProxyType({key: str(value) for key, value in values.items()}))
+    return Reason(code, MappingProxyType({key: str(value) for key, value in values.items()}) if values else _NONE)
 
 
 def countdown(event: str, at: float, **values: object) -> Countdown:

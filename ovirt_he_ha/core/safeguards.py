@@ -107,12 +107,16 @@ def digest(*texts: str) -> str:
 # --- from the slot --------------------------------------------------------------------------------------------------
 
 
+_KEPT = "_facts"
+
+
 def facts_of(record: Record) -> Facts:
     """Never raises: the text comes from another host."""
     # Made at the first question and kept beside the fields: each cycle asks for those of every peer.
-    kept: Optional[Facts] = record.__dict__.get("_facts")
+    kept: Optional[Facts] = getattr(record, _KEPT, None)
     if kept is None:
-        kept = record.__dict__["_facts"] = _parsed(record) if record.extra_ok else UNTOLD
+        kept = _parsed(record) if record.extra_ok else UNTOLD
+        object.__setattr__(record, _KEPT, kept)
     return kept
 
 

@@ -161,9 +161,8 @@ def peer_lease_conflicts(sit: Situation) -> Tuple[Peer, ...]:
 
 def _theirs(sit: Situation, peer: Peer) -> str:
     counts = peer.alive or sit.flags.get(peer.host_id) is HostLease.LIVE
-    if not counts or peer.record is None or not peer.record.extra_ok:
-        return ""
-    return peer.record.get("lease")
+    record = peer.record
+    return record.get("lease") if counts and record is not None and record.extra_ok else ""
 
 
 def _engine(reading: Reading[EngineFacts], timers: Timers) -> Tuple[Optional[EngineFacts], str]:

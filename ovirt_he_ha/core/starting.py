@@ -161,13 +161,14 @@ def settle(sit: Situation, d: Draft, report: ActionReport) -> None:
 def track(sit: Situation, d: Draft) -> None:
     """Clocks that run in every state: since when the lease could be had, nobody else could start, a peer claims to
     be starting."""
-    if lease_objection(sit) is None and sit.view.baseline:
+    lease_free = lease_objection(sit) is None
+    if lease_free and sit.view.baseline:
         d.keep(startable_since=sit.now if d.carried.startable_since is None else d.carried.startable_since)
     elif owner_known(sit):
         # An unreadable owner keeps the clock: it forbids the start by itself, and must not send this host to the end
         # of the queue.
         d.keep(startable_since=None)
-    alone = sit.view.baseline and _is_nobody_else_able(sit)
+    alone = sit.view.baseline and _is_nobody_else_able(sit, lease_free)
     d.keep(no_peer_since=(sit.now if d.carried.no_peer_since is None else d.carried.no_peer_since) if alone else None)
     budgets = d.carried.budgets
     if budgets.start_failures and sit.now >= budgets.next_start_at + sit.timers.start_backoff_max:
@@ -176,11 +177,11 @@ def track(sit: Situation, d: Draft) -> None:
     _track_claims(sit, d)
 
 
-def _is_nobody_else_able(sit: Situation) -> bool:
+def _is_nobody_else_able(sit: Situation, lease_free: bool) -> bool:
     """No eligible live host, or none that could have the lease: its record is of this life of this host, which sanlock
     believes as long as we live, and only a start here writes it anew. Score 0 for the others' sake would keep the VM
     down for 600 s, or for as long as its cause lasts."""
-    return not sit.view.eligible or (lease_objection(sit) is None and _is_lease_ours(sit))
+    return not sit.view.eligible or (lease_free and _is_lease_ours(sit))
 
 
 def _track_claims(sit: Situation, d: Draft) -> None:

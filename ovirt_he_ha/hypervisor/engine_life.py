@@ -278,30 +278,33 @@ class EngineLife:
     # --- facts ----------------------------------------------------------------------------------------------------
 
     def facts(self, now: float) -> EngineFacts:
+        return self._facts(now, aged=True)
+
+    def essence(self, now: float) -> Tuple[object, ...]:
+        """What is worth waking somebody for: the facts without ages and counters."""
+        return self._facts(now, aged=False), self._exit_at, None if self.copy is None else self.copy.run
+
+    def _facts(self, now: float, aged: bool) -> EngineFacts:
+        def since(moment: Optional[float]) -> Optional[float]:
+            return now - moment if aged and moment is not None else None
+
         copy = self.copy
-        exit_age = None if self._exit_at is None else now - self._exit_at
         if copy is None or copy.over:
-            return EngineFacts(self._status(now), self.last_exit, exit_age)
-        paused = copy.paused_since if copy.pause_reason != STARTING_UP and not copy.incoming else None
+            return EngineFacts(self._status(now), self.last_exit, since(self._exit_at))
         return EngineFacts(
             self._status(now),
             self.last_exit,
-            exit_age,
-            uptime=None if copy.running_since is None else now - copy.running_since,
-            paused_for=None if paused is None else now - paused,
+            since(self._exit_at),
+            uptime=since(copy.running_since),
+            paused_for=since(copy.paused_since) if copy.pause_reason != STARTING_UP and not copy.incoming else None,
             pause_reason=copy.pause_reason,
             guest_agent=copy.agent_connected if copy.agent_seen else None,
             pid=copy.process.pid if copy.process is not None else None,
             lease_defined=copy.lease_defined,
             incoming=copy.incoming,
             outgoing=copy.outgoing,
-            counters=copy.counters,
+            counters=copy.counters if aged else None,
         )
-
-    def essence(self, now: float) -> Tuple[object, ...]:
-        """What is worth waking somebody for: the facts without ages and counters."""
-        still = replace(self.facts(now), exit_age=None, uptime=None, paused_for=None, counters=None)
-        return still, self._exit_at, None if self.copy is None else self.copy.run
 
     def _status(self, now: float) -> EngineStatus:
         copy = self.copy

@@ -119,7 +119,7 @@ class Words:
 
     def facts(self, record: Record) -> Facts:
         time = record.get(TIME)
-        key = tuple(map(record.__dict__["_texts"].get, WORDS))
+        key = tuple(map((record._texts or {}).get, WORDS))
         like = self._made.get(key)
         if like is None:
             return self._new(record, key)

@@ -154,7 +154,7 @@ MUTATIONS: Tuple[Mutation, ...] = (
     ),
     Mutation(
         "own-record", "a host at score 0 leaves it to others whom sanlock refuses the lease", "core/starting.py",
-        "    return not sit.view.eligible or (lease_objection(sit) is None and _is_lease_ours(sit))\n",
+        "    return not sit.view.eligible or (lease_free and _is_lease_ours(sit))\n",
         "    return not sit.view.eligible\n",
         by="own-record-at-score-zero",
     ),
