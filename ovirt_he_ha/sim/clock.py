@@ -8,7 +8,7 @@ schedules comes after it.
 
 import heapq
 import threading
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from ovirt_he_ha.config.clock import SystemClock
 
@@ -65,30 +65,34 @@ Entry = List[Any]
 
 
 class Timeline:
-    """``now``: when the running event began; ``lag``: what its calls have taken since. ``after_each`` is called after
-    each event that has set ``touched``."""
+    """``now``: when the running event began; ``lag``: what its calls have taken since; ``shown``: both together, which
+    is what clocks show. ``after_each`` is called after each event that has set ``touched``."""
 
     def __init__(self) -> None:
         self.now = 0
-        self.lag = 0
+        self.shown = 0
         self.made = 0  # when the running event was made
-        self.events = 0
+        self.events = 0  # that have come, at the end of a run
         self.stopped = False
         self.touched = True
         self.after_each: Action = lambda: None
-        self._queue: List[Entry] = []
-        self._count = 0
+        self.queue: List[Entry] = []  # for a Beat, too
+        self.count = 0  # events that were made
+
+    @property
+    def lag(self) -> int:
+        return self.shown - self.now
 
     def at(self, moment: int, action: Action, scope: Optional[Scope] = None) -> Entry:
-        self._count += 1
+        self.count = count = self.count + 1
         now = self.now
-        entry = [moment if moment > now else now, self._count, scope, action, now]
-        _push(self._queue, entry)
+        entry = [moment if moment > now else now, count, scope, action, now]
+        _push(self.queue, entry)
         return entry
 
     def after(self, seconds: float, action: Action, scope: Optional[Scope] = None) -> Entry:
         """So many world seconds after the running event has ended."""
-        return self.at(self.now + self.lag + round(seconds * SECOND), action, scope)
+        return self.at(self.shown + round(seconds * SECOND), action, scope)
 
     def cancel(self, entry: Entry) -> None:
         """It does not come."""
@@ -96,7 +100,7 @@ class Timeline:
 
     def spend(self, seconds: float) -> None:
         """The call that is being made takes so long."""
-        self.lag += round(seconds * SECOND)
+        self.shown += round(seconds * SECOND)
 
     def hold(self, scope: Scope) -> None:
         for beat in list(scope.root.far):
@@ -111,33 +115,41 @@ class Timeline:
             self.at(self.now, action, owner)
 
     def run(self, until: int) -> None:
-        queue, pop = self._queue, heapq.heappop
-        while queue and not self.stopped:
-            entry = pop(queue)
-            moment, _, scope, action, made = entry
-            if moment > until:
-                _push(queue, entry)
-                break
-            if action is None:
-                continue
-            if scope is not None:
-                root = scope.root
-                if not (scope.alive and root.alive):
+        queue, pop, events = self.queue, heapq.heappop, 0
+        try:
+            while queue and not self.stopped:
+                entry = pop(queue)
+                moment, _, scope, action, made = entry
+                if moment > until:
+                    _push(queue, entry)
+                    break
+                if action is None:
                     continue
-                if root.held:
-                    root.waiting.append((scope, action))
-                    continue
-            self.now = moment
-            self.lag = 0
-            self.made = made
-            self.events += 1
-            action()
-            if self.touched:
-                self.touched = False
-                self.after_each()
+                if scope is not None:
+                    root = scope.root
+                    if not (scope.alive and root.alive):
+                        continue
+                    if root.held:
+                        root.waiting.append((scope, action))
+                        continue
+                self.now = self.shown = moment
+                self.made = made
+                events += 1
+                action()
+                if self.touched:
+                    self.touched = False
+                    self.after_each()
+        finally:
+            self.events += events
         if not self.stopped:
-            self.now = max(self.now, until)
-            self.lag = 0
+            self.now = self.shown = max(self.now, until)
+
+
+class Standing:
+    """Time as a machine that sleeps sees it."""
+
+    def __init__(self, shown: int) -> None:
+        self.shown = shown
 
 
 class HostClock(SystemClock):
@@ -150,6 +162,7 @@ class HostClock(SystemClock):
         self.slept = 0.0
         self.born = timeline.now
         self._timeline = timeline
+        self._time: Union[Timeline, Standing] = timeline
         self._base = uptime
         self._since = timeline.now
         self._per_ns = rate * 1e-9
@@ -157,10 +170,7 @@ class HostClock(SystemClock):
         self._suspended_at: Optional[int] = None
 
     def monotonic(self) -> float:
-        timeline = self._timeline
-        if self._suspended_at is not None:
-            return self._base + (self._suspended_at - self._since) * self._per_ns
-        return self._base + (timeline.now + timeline.lag - self._since) * self._per_ns
+        return self._base + (self._time.shown - self._since) * self._per_ns
 
     def at(self, moment: int) -> float:
         """What it will show at that moment of the world, if nothing stands still until then."""
@@ -179,6 +189,7 @@ class HostClock(SystemClock):
 
     def suspend(self) -> None:
         self._suspended_at = self._timeline.now
+        self._time = Standing(self._suspended_at)
 
     def resume(self) -> None:
         if self._suspended_at is None:
@@ -187,6 +198,7 @@ class HostClock(SystemClock):
         self._since += gone
         self.slept += gone * 1e-9
         self._suspended_at = None
+        self._time = self._timeline
 
 
 class Beat:
@@ -201,10 +213,12 @@ class Beat:
         self._entry: Optional[Entry] = None
         self._busy_until = 0
         self._turning = False
-        self._woken = NEVER  # seconds, by the action itself
+        self._woken: Optional[float] = None  # seconds, by the action itself
         self._left_out: List[int] = []  # moments before that of the entry
         self._leap: Optional[Tuple[List[int], int]] = None
         self._leapt_at = 0
+        self._due = 0.0  # what the last turn said, and in nanoseconds
+        self._ahead = ns(SHORTEST)
 
     @property
     def asleep(self) -> bool:
@@ -213,11 +227,11 @@ class Beat:
     def wake(self, after: float = 0.0) -> None:
         """Come in so many seconds at the latest, but not before the present turn has ended."""
         if self._turning:
-            self._woken = min(self._woken, after)
+            self._woken = after if self._woken is None else min(self._woken, after)
             return
         self.land()
         timeline, entry = self._timeline, self._entry
-        moment = max(timeline.now + timeline.lag, self._busy_until) + round(after * SECOND)
+        moment = max(timeline.shown, self._busy_until) + round(after * SECOND)
         if entry is not None:
             if entry[0] <= moment:
                 return
@@ -258,26 +272,35 @@ class Beat:
             self._left_out = []
             self._scope.root.far.pop(self, None)
         self._turning = True
-        self._woken = NEVER
-        due: Optional[float] = None
         try:
             due = self._action()
         finally:
             self._turning = False
-            self._busy_until = free = timeline.now + timeline.lag
+            self._busy_until = free = timeline.shown
         if due is not None:
-            leap = self._leap
-            if leap is None:
-                wait = due if due > SHORTEST else SHORTEST
-                moment = free + round(wait * SECOND)
+            if self._leap is None:
+                if due != self._due:
+                    self._due = due  # most ask for the same again and again
+                    self._ahead = round((due if due > SHORTEST else SHORTEST) * SECOND)
+                moment = free + self._ahead
             else:
-                self._left_out, moment = leap
-                self._leap = None
-                self._leapt_at = timeline.now
-                self._scope.root.far[self] = None
-            self._entry = timeline.at(moment, self._come, self._scope)
-        if self._woken < NEVER:
-            self.wake(self._woken)
+                moment = self._leave_them()
+            # As timeline.at; nearly all events are made here.
+            timeline.count = count = timeline.count + 1
+            self._entry = entry = [moment, count, self._scope, self._come, timeline.now]
+            _push(timeline.queue, entry)
+        if self._woken is not None:
+            woken, self._woken = self._woken, None
+            self.wake(woken)
+
+    def _leave_them(self) -> int:
+        """The turns that the action wants to be left out; the moment of the next one."""
+        assert self._leap is not None
+        self._left_out, moment = self._leap
+        self._leap = None
+        self._leapt_at = self._timeline.now
+        self._scope.root.far[self] = None
+        return moment
 
 
 __all__ = ["NEVER", "SECOND", "SHORTEST", "Beat", "Entry", "HostClock", "Scope", "Still", "Timeline", "ns", "stamp"]

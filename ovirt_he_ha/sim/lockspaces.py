@@ -142,7 +142,7 @@ class EventLoop(Loop):
         self.name = name
         self._step = step
         self._clock = clock
-        self._world_seconds = clock.world
+        self._rate = clock.rate
         self._timeline = timeline
         self._interval = interval
         self._limit = limit
@@ -174,11 +174,12 @@ class EventLoop(Loop):
             return (hang.until - self._timeline.now) / SECOND
         if self._joining is not None and self._joining():
             return None  # the step goes on; LaterMembership ends it
-        self._finished = self._clock.monotonic() if self._timeline.lag else began
+        timeline = self._timeline
+        self._finished = began if timeline.shown == timeline.now else self._clock.monotonic()
         self._since = None
         if self._dormant is not None and self._dormant():
             return None
-        return self._world_seconds(self._interval())
+        return self._interval() / self._rate  # as clock.world
 
     def ended(self) -> None:
         self._finished = self._clock.monotonic()
@@ -282,6 +283,10 @@ class EventLockspaces(SanlockLockspaces):
         clock = self._clock
         assert isinstance(clock, HostClock)
         return EventLoop(name, step, clock, self._timeline, self._scope, self._interval, limit)
+
+    def _interval(self) -> float:
+        """The product's; a simulated clock's scale is 1."""
+        return self._alert_poll if self._alert else self._calm_poll
 
     def _look_at_hosts(self) -> None:
         """The product's. What sanlock would answer as it did the last time is not taken to pieces again, but for every

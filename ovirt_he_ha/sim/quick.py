@@ -23,6 +23,7 @@ from ovirt_he_ha.sim.answers import PLAIN, Function, quick_functions
 PACKAGE = "ovirt_he_ha."
 ANSWERS = answers.__name__
 METHODS = ("__init__", "__setattr__", "__delattr__")
+_store = object.__setattr__
 
 
 @contextmanager
@@ -137,7 +138,8 @@ class Once:
         self._name = name
 
     def __get__(self, found: Any, owner: Any = None) -> Any:
-        value = found.__dict__[self._name] = self._work_out(found)
+        value = self._work_out(found)
+        _store(found, self._name, value)  # through __dict__, each other field would be slower to find
         return value
 
 
@@ -179,13 +181,13 @@ def constructor(cls: type) -> Function:
 
 
 def copier(cls: type) -> Function:
-    """``copy(obj, **changes)``: as ``dataclasses.replace`` for this class."""
+    """``copy(obj, changes)``: as ``dataclasses.replace`` for this class."""
     names = [each.name for each in dataclasses.fields(cls)]
-    arguments = ["obj_"] + [f"{name}=MISSING" for name in names]  # by keyword only they would cost a look-up each
-    body = ["made_ = new(cls)"]
-    body += [f"made_.{name} = obj_.{name} if {name} is MISSING else {name}" for name in names]
-    known = {"MISSING": dataclasses.MISSING, "new": object.__new__, "cls": cls}
-    return _function(f"copy({', '.join(arguments)})", [*body, "return made_"], known)
+    body = ["if not has(changes): return plain(obj, **changes)", "made = new(cls)"]  # which says what it has not
+    body += [f"made.{name} = obj.{name}" for name in names]
+    body += ["for name, value in changes.items(): put(made, name, value)", "return made"]
+    known = {"has": frozenset(names).issuperset, "plain": dataclasses.replace, "new": object.__new__, "cls": cls}
+    return _function("copy(obj, changes)", body, {**known, "put": setattr})
 
 
 def _function(head: str, body: List[str], known: Dict[str, Any]) -> Function:
@@ -205,4 +207,4 @@ class Copier:
     def replace(self, obj: Any, **changes: Any) -> Any:
         """As ``dataclasses.replace``."""
         copy = self._copies.get(obj.__class__)
-        return self._plain(obj, **changes) if copy is None else copy(obj, **changes)
+        return self._plain(obj, **changes) if copy is None else copy(obj, changes)

@@ -263,7 +263,7 @@ class BrokerSeat:
             return
         calm_until = self.whiteboard.calm_until(clock.monotonic()) - SLACK
         moments: List[int] = []
-        moment = timeline.now + timeline.lag + ns(max(wait, SHORTEST))
+        moment = timeline.shown + ns(max(wait, SHORTEST))
         while True:
             now = clock.at(moment)
             due = now + alert
@@ -617,12 +617,12 @@ class AgentSeat:
             write()
         else:
             self._unwritten = write
-            timeline.at(max(timeline.now + timeline.lag, self._writing_until), lambda: self._write(write), self.scope)
+            timeline.at(max(timeline.shown, self._writing_until), lambda: self._write(write), self.scope)
 
     def _write(self, write: Callable[[], None]) -> None:
         self._unwritten = None
         write()
-        self._writing_until = self.body.timeline.now + self.body.timeline.lag
+        self._writing_until = self.body.timeline.shown
 
     def _collector(self) -> EventCollector:
         workers = Workers(

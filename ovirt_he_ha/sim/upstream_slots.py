@@ -40,6 +40,10 @@ FIELDS = (
 _CRC = 9
 _FLAGS = (7, 8, 10)
 _NUMBER = re.compile("[0-9]{1,18}")
+# A line whose numbers have no fault, but for the host id.
+_USUAL = re.compile(
+    r"1\|[1-9][0-9]{0,17}(?:\|[0-9]{1,18}){3}\|[^|]*\|[^|]*\|[01]\|[01]\|[^|]*\|[01]\|[0-9]{1,18}", re.DOTALL
+)
 # A key, an equals sign, and nothing that cannot be printed.
 _GOOD_LINE = re.compile("[ -<>-~]+=[ -~]*")
 
@@ -86,7 +90,9 @@ def _line_fault(padded: str, slot: Optional[int]) -> Optional[str]:
     fields = line.split("|")
     if len(fields) != len(FIELDS):
         return f"{len(fields)} fields instead of {len(FIELDS)}"
-    return _numbers_fault(fields, slot) or _crc_fault(fields) or status_fault(fields[5])
+    usual = slot is not None and fields[3] == f"{slot}" and 1 <= slot <= MAX_HOST_ID and _USUAL.fullmatch(line)
+    fault = None if usual else _numbers_fault(fields, slot)
+    return fault or _crc_fault(fields) or status_fault(fields[5])
 
 
 def _numbers_fault(fields: List[str], slot: Optional[int]) -> Optional[str]:

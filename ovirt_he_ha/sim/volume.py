@@ -7,8 +7,10 @@ may still reach the volume: at the end of the hang, minutes later, in the middle
 """
 
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from random import Random
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from ovirt_he_ha.core.model import MAX_HOST_ID, SLOT_SIZE
 from ovirt_he_ha.core.seams import BlockIO
@@ -90,6 +92,7 @@ class Path:
 
 
 FIRST_BYTES = slice(None, None, SLOT_SIZE)  # of each slot
+_FIRST_BYTE = itemgetter(0)
 
 
 class SlotBytes(bytes):
@@ -99,7 +102,7 @@ class SlotBytes(bytes):
     parts: Tuple[bytes, ...]
 
     @classmethod
-    def of(cls, parts: List[bytes]) -> "SlotBytes":
+    def of(cls, parts: Iterable[bytes]) -> "SlotBytes":
         made = cls()
         made.parts = tuple(parts)
         return made
@@ -114,7 +117,7 @@ class SlotBytes(bytes):
                 if 0 <= first < len(self) and not first % SLOT_SIZE:
                     return self.parts[first // SLOT_SIZE]
             elif key == FIRST_BYTES:
-                return bytes([part[0] for part in self.parts])
+                return bytes(map(_FIRST_BYTE, self.parts))
         elif type(key) is int:
             return self.parts[key // SLOT_SIZE][key % SLOT_SIZE]
         whole: Any = b"".join(self.parts)
@@ -146,7 +149,7 @@ class Door(BlockIO):
             raise StorageError("too-small", "volume")
         if count == 1:
             return slots.get(first, BLANK)
-        return SlotBytes.of([slots.get(slot, BLANK) for slot in range(first, first + count)])
+        return SlotBytes.of(map(slots.get, range(first, first + count), repeat(BLANK)))
 
     def write(self, offset: int, data: bytes, deadline: float) -> None:
         trouble, slot = self._path.trouble, offset // SLOT_SIZE
@@ -181,7 +184,7 @@ class Door(BlockIO):
         self._timeline.spend(seconds)
 
     def _wait(self, until: int, deadline: float, offset: Optional[int]) -> None:
-        now = self._timeline.now + self._timeline.lag
+        now = self._timeline.shown
         if until <= now:
             return
         if len(self._hanging()) >= STUCK_LIMIT:
@@ -194,7 +197,7 @@ class Door(BlockIO):
         self._timeline.spend(left / SECOND)
 
     def _hanging(self) -> List[Tuple[int, Optional[int]]]:
-        now = self._timeline.now + self._timeline.lag
+        now = self._timeline.shown
         return [each for each in self._stuck if each[0] > now]
 
     def _later(self, until: int, slot: int, data: bytes) -> None:

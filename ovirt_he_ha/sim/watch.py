@@ -90,9 +90,10 @@ class SimWatch:
             self._timeline.spend(LOOK_DEADLINE)
         now = self._clock.monotonic()
         self._note(problem, now)
+        self._life.guard_lost = self._guard_lost()
         if not problem:
             self._see(now)
-        self._apply(lambda life: _ignore(life.settle(now)))
+        self._life.settle(now)
         if self._signature() != before:
             self._on_change()
         return self._clock.world(self._interval())
@@ -108,10 +109,10 @@ class SimWatch:
     def _see(self, now: float) -> None:
         copy = self._libvirt.domain
         if copy is None:
-            self._apply(lambda life: life.absent(now))
+            self._life.absent(now)
             return
         if self._life.believed_over(copy.domain_id):
-            self._apply(lambda life: life.reborn(copy.process, now))
+            self._life.reborn(copy.process, now)
         look = Look(
             run=_RUNS[copy.cpus],
             domain_id=copy.domain_id,
@@ -122,13 +123,13 @@ class SimWatch:
             stop_requested=copy.stop_requested,
             agent_connected=copy.guest.agent,
         )
-        self._apply(lambda life: life.seen(look, now))
+        self._life.seen(look, now)
         present = self._life.copy
         if present is not None and not present.over:
             born = now - (self._timeline.now - copy.born) * 1e-9 * self._clock.rate
-            self._apply(lambda life: life.adopt(copy.process, born))
+            self._life.adopt(copy.process, born)
             counters = GuestCounters(now, copy.guest.demand(), copy.guest.requests())
-            self._apply(lambda life: life.counted(counters))
+            self._life.counted(counters)
 
     def _interval(self) -> float:
         copy = self._life.copy
@@ -151,14 +152,11 @@ class SimWatch:
         now = self._clock.monotonic()
         item = _item(kind, detail, copy, now)
         if item is not None:
-            self._apply(item)
+            self._life.guard_lost = self._guard_lost()
+            item(self._life)
         if self._signature() != before:
             self._on_change()
         self._beat.wake(0.05)
-
-    def _apply(self, item: Apply) -> None:
-        self._life.guard_lost = self._guard_lost()
-        item(self._life)
 
     def _signature(self) -> Tuple[object, ...]:
         return (self._problem, *self._life.essence(self._clock.monotonic()))
@@ -177,10 +175,6 @@ def _item(kind: str, detail: str, copy: Copy, now: float) -> Optional[Apply]:
         "stop-requested": lambda life: life.stop_requested(now),
     }
     return handlers.get(kind)
-
-
-def _ignore(value: object) -> None:
-    """A statement in a lambda's place."""
 
 
 class SimTimes(ProcessTimes):
