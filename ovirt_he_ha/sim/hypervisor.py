@@ -331,8 +331,9 @@ class Libvirt:
     # --- pause -------------------------------------------------------------------------------------------------------
 
     def pause(self, reason: str) -> bool:
+        """A killed qemu that hangs in the kernel hears of it no more, and keeps its lease."""
         copy = self.domain
-        if copy is None or copy.cpus != Cpus.RUNNING:
+        if copy is None or copy.cpus != Cpus.RUNNING or copy.dying:
             return False
         copy.set_cpus(Cpus.PAUSED, reason)
         self._release(copy)
