@@ -1,4 +1,4 @@
-"""For all tests. What a shell starts in its background inherits an ignored Ctrl-C, and all that it starts does, too: the
+"""For all tests. What a shell starts in its background inherits an ignored Ctrl-C, and so does all that it starts: the
 commands under test answer it as where somebody sits at a terminal."""
 
 import signal
