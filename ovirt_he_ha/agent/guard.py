@@ -180,7 +180,9 @@ class Guard:
             verdicts = [(self._judge(watched, now), process.pid) for process, watched in self._copies.items()]
         verdict, pid = max(verdicts, key=lambda each: each[0].kind, default=(Verdict(Kind.KEEP, ""), 0))
         self._order(verdict, pid)
-        self._reset(verdict.kind is Kind.KILL and self._seams.stuck() and self._is_reset_due(now))
+        stuck = verdict.kind is Kind.KILL and self._seams.stuck()
+        # Once asked, also while the next kill is tried, or sanlock gives no answer.
+        self._reset((stuck or self._resetting) and self._is_reset_due(now))
         self._publish(verdict.report())
         return self._report
 

@@ -254,7 +254,9 @@ class Agent:
 
     def _kill_engine(self, fence: Fence, seconds: float) -> bool:
         if not fence.pid:
-            return bool(kill_engine(self._conf.vmid, seconds))
+            gone = bool(kill_engine(self._conf.vmid, seconds))
+            # A process that hangs may not tell its name any more: a look that leaves it out does not prove its end.
+            return gone and not self._scan.remaining()
         # What the guard has identified is not asked who it is again: a process that hangs may not even tell its name.
         found = self._scan.known(fence.pid) or ProcessTable().find(self._conf.vmid, [fence.pid])
         return all([bool(kill(process, seconds)) for process in found])

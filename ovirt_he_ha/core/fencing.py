@@ -17,6 +17,9 @@ from ovirt_he_ha.core.timers import Timers
 # hosts wait for 8 and the watchdog. 6 leaves two (20 s at the default) for the look, the signal and the end of qemu.
 UNCONFIRMED = 6.0
 LATEST_KILL = 8.0
+# From here on a copy that nothing ends has the host reset. wdmd may take 10 s to look, and the device 60 s more; others
+# wait for 8 and the device's time. At 6, nothing would be left with an io_timeout of 5 s.
+RESET = 4.0
 # One renewal late is ordinary (a slow disk); from here on the countdown is shown.
 WORRYING = 3.0
 # A host that slept longer than this may have been given up; the clock that sanlock counts with stood still meanwhile.
@@ -136,10 +139,10 @@ def reset_due(f: GuardFacts, stuck: bool) -> bool:
     """Whether the host must be reset for this copy. ``stuck``: it has survived SIGKILL. With the lease it is sanlock's,
     whose watchdog resets the host at 8 io_timeouts and the device's time; one that gave the lease back before is
     nobody's, and others start when this host's id is dead, at the same moment. Asked of wdmd by now, the reset comes
-    within the device's time: 2 io_timeouts before that."""
+    within the device's time and 10 s."""
     if not stuck or f.blind or (f.registration is not None and f.registration.holds):
         return False
-    return f.now >= f.confirmed_at - f.slept + UNCONFIRMED * f.io_timeout
+    return f.now >= f.confirmed_at - f.slept + RESET * f.io_timeout
 
 
 def _threats(f: GuardFacts, t: Timers) -> List[_Threat]:

@@ -44,6 +44,10 @@ class EngineScan:
         self._found = known + self._table.find(self._vmid, sorted(suspects & pids))
         return self._found
 
+    def remaining(self) -> List[EngineProcess]:
+        """Of what the last ``find`` found, those that have not ended; from any thread."""
+        return [process for process in self._found if self._table.runs(process)]
+
     def known(self, pid: int) -> List[EngineProcess]:
         """What the last ``find`` found under this pid; from any thread."""
         return [process for process in self._found if process.pid == pid]

@@ -2,8 +2,9 @@
 
 sanlock's own line to wdmd covers a process that holds a lease. One that gave it back (it was paused) and hangs in the
 kernel is nobody's: its writes could still land beside a successor. wdmd sends the watchdog no sign of life while one of
-its clients is overdue, so a client that is overdue from its first moment has the host reset after the device's time
-(60 s, counted from wdmd's last look, which is up to 10 s old). Taken back before that, the watchdog is fed again.
+its clients is overdue, so a client that is overdue from its first moment has the host reset. wdmd looks every 10 s and
+closes the device when it finds one, which the kernel takes for a last sign of life: the reset comes 60 to 70 s after
+it was asked for. Taken back before that, wdmd opens the device again within a second.
 """
 
 import ctypes
@@ -12,6 +13,8 @@ import os
 import threading
 import time
 from typing import Callable, Optional, Protocol
+
+from ovirt_he_ha.config.journal import throttled
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ class Line(Protocol):
 
 
 class WdmdLine:
-    """The connection by libwdmd, registered with a reference: should this process end, wdmd still counts it."""
+    """The connection by libwdmd, registered with a reference: should this process end, wdmd still counts it, and nobody
+    can take it back."""
 
     def __init__(self) -> None:
         try:
@@ -54,6 +58,7 @@ class WdmdLine:
         try:
             self._done("refcount_set", self._library.wdmd_refcount_set(self._connection))
             self._done("test_live", self._library.wdmd_test_live(self._connection, LONG_AGO, LONG_AGO))
+            self._await_answer()
         except ResetRefused:
             os.close(self._connection)
             raise
@@ -62,9 +67,17 @@ class WdmdLine:
         """Nothing is overdue any more."""
         try:
             self._done("test_live", self._library.wdmd_test_live(self._connection, 0, 0))
+            # A connection that ends before wdmd has read that would stay overdue for ever.
+            self._await_answer()
             self._done("refcount_clear", self._library.wdmd_refcount_clear(self._connection))
         finally:
             os.close(self._connection)
+
+    def _await_answer(self) -> None:
+        """wdmd has read all that was said: what is unread when a client ends is lost."""
+        interval, timeout, alive = ctypes.c_int(), ctypes.c_int(), ctypes.c_uint64()
+        found = (ctypes.byref(interval), ctypes.byref(timeout), ctypes.byref(alive))
+        self._done("status", self._library.wdmd_status(self._connection, *found))
 
     @staticmethod
     def _done(what: str, code: int) -> int:
@@ -101,23 +114,29 @@ class HostReset:
             if self._busy or wanted == self.asked or time.monotonic() < self._not_before:
                 return
             self._busy = True
-        threading.Thread(target=self._settle, name="host reset", daemon=True).start()
+        try:
+            threading.Thread(target=self._settle, name="host reset", daemon=True).start()
+        except RuntimeError as error:  # no memory or no process left for a thread: the next ``want`` tries again
+            self._gave_up(error)
 
     def _settle(self) -> None:
         """Until what is so is what is wanted, or wdmd refuses; a later ``want`` tries again."""
         while True:
             try:
                 self._step()
-            except ResetRefused as error:
-                log.error("This host cannot be reset: %s", error)
-                with self._lock:
-                    self._not_before = time.monotonic() + AGAIN
-                    self._busy = False
+            except Exception as error:  # whatever it was: left busy, nobody would ask again
+                self._gave_up(error)
                 return
             with self._lock:
                 if self._wanted == self.asked:
                     self._busy = False
                     return
+
+    def _gave_up(self, error: Exception) -> None:
+        log.error("This host cannot be reset: %s", error, extra=throttled("reset"))
+        with self._lock:
+            self._not_before = time.monotonic() + AGAIN
+            self._busy = False
 
     def _step(self) -> None:
         if self._wanted and self._line is None:

@@ -236,7 +236,7 @@ class Host:
         """Asked of wdmd by the agent: one of its clients is overdue, or is not any more."""
         if wanted and self._asked_reset is None and self.fenced:
             self.trace("asks wdmd for a reset")
-            seconds = self.world.disk.watchdog - KEEPALIVE * self.random.random()
+            seconds = self.world.disk.watchdog + KEEPALIVE * self.random.random()
             self._asked_reset = self.timeline.after(seconds, lambda: self.reset("reset by the watchdog, as it asked"))
         elif not wanted:
             self._forget_reset()

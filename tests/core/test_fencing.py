@@ -74,7 +74,7 @@ class TestS11:
         reset comes up to the device's time after it was asked for."""
         paused = replace(WELL, registration=replace(OURS, holds=False))
         for lost in (paused, replace(WELL, registration=None)):
-            assert not reset_due(replace(lost, confirmed_at=NOW - 59.9), True)
+            assert not reset_due(replace(lost, confirmed_at=NOW - 39.9), True)
             assert reset_due(replace(lost, confirmed_at=NOW - 60), True)
             assert reset_due(replace(lost, confirmed_at=NOW - 45, slept=15), True)
             assert not reset_due(replace(lost, confirmed_at=NOW - 60), False)

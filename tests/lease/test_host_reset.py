@@ -101,3 +101,27 @@ def test_without_the_library_there_is_no_reset(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(host_reset, "LIBRARY", "libwdmd-that-is-not-there.so.1")
     with pytest.raises(ResetRefused, match="libwdmd-that-is-not-there"):
         host_reset.WdmdLine()
+
+
+def test_no_thread_left_is_a_refusal(wdmd: Wdmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reset = HostReset(wdmd.open)
+    monkeypatch.setattr(host_reset, "AGAIN", 0.0)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", refuses)
+        reset.want(True)
+    assert not reset.busy
+    reset.want(True)
+    eventually(lambda: reset.asked)
+
+
+def test_whatever_goes_wrong_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Wdmd:
+        raise AttributeError("undefined symbol: wdmd_connect")
+
+    reset = HostReset(broken)
+    reset.want(True)
+    eventually(lambda: not reset.busy)
+    assert not reset.asked
