@@ -91,6 +91,12 @@ def test_a_start_that_only_clocks_hold_up_has_a_time():
     assert times(said(world)) == {START: 20.0}
 
 
+def test_a_silence_that_is_over_ends_now_until_sanlock_looks_again():
+    """Untold, another host's later moment was taken for it, and made up to a minute longer."""
+    (step,) = said(owned(World(), silent=150.0)).steps
+    assert step.action == START and step.at is not None and step.at <= 1.0
+
+
 def test_a_start_that_waits_for_an_event_names_it_and_has_no_time():
     (step,) = said(owned(World())).steps
     assert (step.action, step.at) == (START, None)
