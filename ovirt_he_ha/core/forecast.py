@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ovirt_he_ha.core import advice
-from ovirt_he_ha.core.liveness import LATE, LOOKS
-from ovirt_he_ha.core.model import Countdown, HostLease, LeaseFacts, Reason, Record, State
+from ovirt_he_ha.core.liveness import LATE, LOOKS, UNTIL_DEAD
+from ovirt_he_ha.core.model import Countdown, LeaseFacts, Reason, Record, State
 from ovirt_he_ha.core.reasons import from_record
 from ovirt_he_ha.core.timers import Timers
 
@@ -75,8 +75,6 @@ _APPEARS = (("vm-appears", MOVE), ("vm-appears", STOP))
 
 _RUNS = (State.ENGINE_STARTING.value, State.ENGINE_UP.value, State.ENGINE_UP_BAD_HEALTH.value)
 _STOPPING = (State.ENGINE_STOP.value, State.ENGINE_FORCE_STOP.value)
-# Flags of an owner that sanlock will call dead after a silence.
-_SILENT = (HostLease.LIVE.value, HostLease.FAIL.value)
 _RESTING = (State.GLOBAL_MAINTENANCE.value, State.LOCAL_MAINTENANCE.value, State.AGENT_STOPPED.value)
 
 # Countdown -> the step that comes at its end, while the VM is here.
@@ -175,7 +173,7 @@ def informed(step: Step, ends: Sequence[Tuple[Reason, float]]) -> Step:
 
 def _end(why: Reason, ends: Sequence[Tuple[Reason, float]]) -> Optional[float]:
     at = min((at for other, at in ends if _is_same(why, other)), default=None)
-    if at is None or why.values.get("flag") not in _SILENT:
+    if at is None or why.values.get("flag") not in UNTIL_DEAD:
         return at
     # Each sanlock counts from its own look, so this one's moment may be a look before or after the other's; not sooner
     # than is left of a silence that this host had not told when it published.

@@ -47,6 +47,8 @@ HOSTS_WAITING = "hosts-waiting"
 # In io_timeouts: sanlock renews its id every 2 and looks at the others as often. Silence is late from 4.5 on, and told.
 LOOKS = 2.0
 LATE = 4.5
+# Flags of an owner that sanlock will call dead after a silence.
+UNTIL_DEAD = (HostLease.LIVE.value, HostLease.FAIL.value)
 
 _NO_RECORD = Empty()
 

@@ -273,10 +273,6 @@ def _elsewhere(sit: Situation, d: Draft) -> Iterator[Reason]:
         yield reason("no-baseline", why=sit.view.no_baseline, hosts=_listed(sit.view.waiting) or "nobody")
 
 
-# Flags of an owner that sanlock will call dead after a silence.
-_UNTIL_DEAD = (HostLease.LIVE.value, HostLease.FAIL.value)
-
-
 def _lease(sit: Situation, d: Draft) -> Iterator[Reason]:
     why = lease_objection(sit)
     if why is None:
@@ -285,7 +281,7 @@ def _lease(sit: Situation, d: Draft) -> Iterator[Reason]:
     if why.code == "lease-held" and leases.owner_silent is not None:
         due = sit.now - leases.owner_silent + 8 * leases.io_timeout + leases.watchdog
         # Over, and sanlock has yet to look: untold, it would pass for a silence that has hardly begun.
-        d.ahead("lease", max(due, sit.now + 1.0) if why.values["flag"] in _UNTIL_DEAD else due)
+        d.ahead("lease", max(due, sit.now + 1.0) if why.values["flag"] in liveness.UNTIL_DEAD else due)
     ends = liveness.left_later_ends(leases)
     if why.code == "lease-held" and ends is not None:
         d.ahead("lease", sit.now + ends)

@@ -21,7 +21,7 @@ from ovirt_he_ha.agent.cycle import Cycle
 from ovirt_he_ha.agent.service import Agent, compose
 from ovirt_he_ha.client.link import BrokerUnavailable
 from ovirt_he_ha.core.model import Action, ActionKind, EngineFacts, EngineStatus, Fence, Health, Reading, Vm
-from ovirt_he_ha.hypervisor.process import EngineProcess, ProcessTable
+from ovirt_he_ha.hypervisor.process import EngineProcess, Gone, ProcessTable
 from tests.agent.test_service import write_conf
 
 pytestmark = [
@@ -131,6 +131,15 @@ def test_s12_the_copy_that_was_meant_is_killed_and_no_other(agent: Agent, engine
 def test_s2_without_a_pid_every_copy_is_killed(agent: Agent, vmid: str, engines: List[Engine]) -> None:
     assert agent._kill_engine(Fence("paused", 5.0), 5.0)
     assert ProcessTable().find(vmid) == []
+
+
+def test_s2_a_kill_that_finds_no_process_is_no_end_while_the_guard_knows_one(
+    agent: Agent, engines: List[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs with its memory locked does not tell its name any more."""
+    assert len(agent._scan.find()) == len(engines)
+    monkeypatch.setattr(service, "kill_engine", lambda *_: Gone())
+    assert not agent._kill_engine(Fence("paused", 5.0), 5.0)
 
 
 def test_s12_our_own_action_and_a_migration_that_is_seen_suspend_the_audit(
